@@ -1,0 +1,38 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test bench lint format static clean
+
+demo: .venv/.installed ## Run the daemon on a recorded host and play what its clients send
+	$(BIN)/python -m demo
+
+test: .venv/.installed ## Pass the tests
+	$(BIN)/python -m pytest
+
+bench: .venv/.installed ## Measure the daemon against floors taken in the same run
+	$(BIN)/python -m benchmarks
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+static: .venv/.installed
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv .tox .pytest_cache .ruff_cache .hypothesis
+
+# uv installs exactly what uv.lock says; pip only brings uv.
+.venv/.installed: pyproject.toml uv.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5,<1'
+	UV_PROJECT_ENVIRONMENT=.venv $(BIN)/uv sync --quiet --frozen --inexact
+	touch $@
