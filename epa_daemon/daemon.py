@@ -1,0 +1,156 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""The daemon's life: start, serve until told to stop, and the check of everything before it."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from epa_daemon import listener, pools, store, takeover
+from epa_daemon.engine import Engine
+from epa_daemon.errors import CannotStart
+from epa_daemon.host import HostReader
+from epa_daemon.ledger import Ledger
+from epa_daemon.replies import Problem
+from epa_daemon.server import MAX_CONNECTIONS, Server
+from epa_daemon.settings import Settings
+from epa_daemon.store import Store
+
+logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 5.0
+# Connections, and what the process itself needs.
+_DESCRIPTORS = MAX_CONNECTIONS + 128
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        CannotStart: with the reason, in one line; nothing was changed.
+    """
+    opened = store.open_folder(settings.state)
+    try:
+        ledger = takeover.run(settings.data, settings.state, opened, opened.load(), None)
+        asyncio.run(_serve(settings, opened, ledger))
+    finally:
+        opened.close()
+
+
+async def _serve(settings: Settings, opened: Store, ledger: Ledger) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_abort)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    _allow_descriptors()
+    reader = HostReader(settings.root)
+    general = pools.at_start(settings.cpu_pool, reader.read().isolated)
+    if general and general.error:
+        logger.error("%s; the general pool has no CPUs until this is corrected", general.error)
+    engine = Engine(opened, ledger, reader, settings.rules(general), str(settings.state))
+    with listener.listening(settings.socket) as listening:
+        server = Server(listening, engine.submit)
+        server.start()
+        logger.info("listening on %s, state in %s", settings.socket, settings.state)
+        _notify("READY=1")
+        await stopping.wait()
+        logger.info("stopping")
+        _notify("STOPPING=1")
+        server.stop()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while (engine.busy or server.connections) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    engine.close()
+
+
+def _abort(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> NoReturn:
+    """A bug outside any request: end at once and be restarted, rather than go on half broken.
+
+    The service manager restarts after a signal (on-abnormal), not after a refusal to start.
+    """
+    logger.critical("%s", context.get("message"), exc_info=context.get("exception"))
+    logging.shutdown()
+    os.abort()
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _notify(message: str) -> None:
+    """Tell the service manager, where it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(message.encode(), address)
+        except OSError as error:
+            logger.warning("cannot notify the service manager at %s: %s", address, error)
+
+
+def check(settings: Settings) -> list[Problem]:
+    """What would keep the daemon from working with these settings and this state.
+
+    Looks at copies and changes nothing. Where a daemon runs on the state, only the settings are
+    checked: the running daemon has proven that its state is good.
+    """
+    problems: list[Problem] = []
+    ledger = Ledger()
+    try:
+        ledger = _check_state(settings)
+    except store.DaemonRunning:
+        pass
+    except CannotStart as error:
+        problems.append(Problem(code="state", text=str(error)))
+    host = HostReader(settings.root).read()
+    try:
+        pools.validate(settings.cpu_pool, host.topology.present, host.isolated, ledger)
+    except pools.PoolError as error:
+        problems.append(Problem(code="invalid-cpu-pool", text=str(error)))
+    try:
+        listener.check_path(settings.socket)
+    except CannotStart as error:
+        problems.append(Problem(code="socket", text=str(error)))
+    return problems
+
+
+def _check_state(settings: Settings) -> Ledger:
+    with tempfile.TemporaryDirectory(prefix="epa-check-") as scratch:
+        copy = store.open_copy(settings.state, Path(scratch))
+        ledger = copy.load() if copy else Ledger()
+        try:
+            old = takeover.read(settings.data / takeover.FILE_NAME)
+            if old and not (copy and copy.has_imported(old.source.sha256)):
+                ledger = takeover.merge(ledger, old, None)
+        finally:
+            if copy:
+                copy.close()
+    return ledger
+
+
+def take_over(settings: Settings, prefer: takeover.Prefer) -> None:
+    """Import an old state that contradicts the ledger, by the operator's word; daemon stopped.
+
+    Raises:
+        CannotStart: a daemon runs on the state, or the old state cannot be understood.
+    """
+    opened = store.open_folder(settings.state)
+    try:
+        takeover.run(settings.data, settings.state, opened, opened.load(), prefer)
+    finally:
+        opened.close()

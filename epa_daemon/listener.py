@@ -1,0 +1,86 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""The socket in the shared folder: made whole, replaced when stale, removed at the end."""
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Generator
+from pathlib import Path
+
+from epa_daemon.errors import CannotStart
+
+# sun_path of unix(7), with its closing NUL, and room for the suffix of the temporary name.
+_LONGEST_PATH = 107 - len(".new")
+_BACKLOG = 4096
+_MODE = 0o660
+
+
+def check_path(path: Path) -> None:
+    """Check that a daemon could listen here.
+
+    Raises:
+        CannotStart: the path is too long, or something that is not a socket is in its place.
+    """
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise CannotStart(
+            f"the socket's path {path} is longer than {_LONGEST_PATH} bytes; "
+            "choose a shorter --data"
+        )
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise CannotStart(f"{path} is there and is not a socket; move it away")
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Generator[socket.socket]:
+    """A non-blocking listening socket at a path, for the length of the context.
+
+    It appears under its name only when it accepts connections, and is gone afterwards: clients
+    take the path alone for a running daemon.
+
+    Raises:
+        CannotStart: a live daemon listens there, or the socket cannot be made.
+    """
+    check_path(path)
+    new = path.with_name(f"{path.name}.new")
+    with socket.socket(socket.AF_UNIX) as made:
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _refuse_live(path)
+            new.unlink(missing_ok=True)
+            mask = os.umask(0o777 & ~_MODE)
+            try:
+                made.bind(str(new))
+            finally:
+                os.umask(mask)
+            made.listen(_BACKLOG)
+            made.setblocking(False)
+            identity = new.stat().st_ino
+            new.rename(path)
+        except OSError as error:
+            raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_ino == identity:
+                    path.unlink()
+
+
+def _refuse_live(path: Path) -> None:
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return  # Stale: nobody listens.
+        except OSError as error:
+            raise CannotStart(f"cannot tell whether {path} is in use: {error}") from error
+    raise CannotStart(
+        f"another daemon listens on {path}; stop it first, or give this one another --data"
+    )

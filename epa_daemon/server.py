@@ -1,0 +1,291 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""The Unix socket: connections, limits and timeouts. Knows bytes and peers, no rules.
+
+Sockets are driven by the event loop's readiness callbacks and not by its streams: the listener
+has to stop accepting at the limit of connections, which streams cannot, and a request that is
+already here is answered without another turn of the loop. No connection can delay another: every
+call is non-blocking, buffers are bounded, and one sweep a second ends those that are overdue.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+from epa_daemon import peers, protocol
+from epa_daemon.errors import Refusal
+from epa_daemon.framing import Framer
+from epa_daemon.peers import Peer
+from epa_daemon.protocol import Request
+from epa_daemon.replies import ErrorReply, Reply
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 512
+SILENCE_SECONDS = 60.0
+REQUEST_SECONDS = 10.0
+REPLY_SECONDS = 30.0
+# After an error the rest of what the client is still sending is read and dropped, for so long
+# and so much, so that it gets to read the error instead of a broken pipe.
+_DRAIN_SECONDS = 2.0
+_DRAIN_BYTES = 4 * 1024 * 1024
+_ACCEPTS_PER_TURN = 64
+_CHUNK = 64 * 1024
+_NEVER = float("inf")
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+Submit = Callable[[Request, Peer, Callable[[Reply], None]], None]
+
+
+class Server:
+    """Accepts connections on a listening socket and hands their requests to `submit`."""
+
+    def __init__(self, listener: socket.socket, submit: Submit):
+        self.submit = submit
+        self.loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._connections: set[Connection] = set()
+        self._accepting = False
+        self.closing = False
+        self._sweeping = False
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def start(self) -> None:
+        """Accept from now on."""
+        if not self._accepting and not self.closing:
+            self._accepting = True
+            self.loop.add_reader(self._listener, self._accept)
+
+    def pause(self) -> None:
+        """Accept no more for now; clients wait in the listener's backlog."""
+        if self._accepting:
+            self._accepting = False
+            self.loop.remove_reader(self._listener)
+
+    def stop(self) -> None:
+        """Accept no more, and end the connections that wait for nothing."""
+        self.closing = True
+        self.pause()
+        for connection in list(self._connections):
+            if connection.idle:
+                connection.close()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            if len(self._connections) >= MAX_CONNECTIONS:
+                self.pause()
+                return
+            try:
+                accepted, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                logger.warning("cannot accept a connection: %s; trying again in 1 s", error)
+                self.pause()
+                self.loop.call_later(1, self.start)
+                return
+            connection = Connection(self, accepted)
+            self._connections.add(connection)
+            connection.on_readable()
+            if not self._sweeping and self._connections:
+                self._sweeping = True
+                self.loop.call_later(1, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self._connections):
+            if connection.deadline <= now:
+                connection.overdue()
+        self._sweeping = bool(self._connections)
+        if self._sweeping:
+            self.loop.call_later(1, self._sweep)
+
+    def forget(self, connection: "Connection") -> None:
+        """A connection has closed; another one may come in."""
+        self._connections.discard(connection)
+        if len(self._connections) < MAX_CONNECTIONS:
+            self.start()
+
+
+class Connection:
+    """One client. Its state is what it waits for: bytes, a decision, or room to write."""
+
+    def __init__(self, server: Server, accepted: socket.socket):
+        accepted.setblocking(False)
+        self._server = server
+        self._socket = accepted
+        self._peer = peers.of(accepted)
+        self._framer = Framer()
+        self._persistent = False
+        self._waiting = False
+        self._draining: int | None = None
+        self._output = b""
+        self._open = True
+        self._watching_input = False
+        self.deadline = server.loop.time() + SILENCE_SECONDS
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is owed to the client."""
+        return not self._waiting and not self._output
+
+    def on_readable(self) -> None:
+        """Bytes may be here."""
+        try:
+            data = self._socket.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            self._watch_input(True)
+            return
+        except OSError:
+            self.close()
+            return
+        if self._draining is not None:
+            self._drain(data)
+        elif data:
+            started = self._framer.pending
+            self._framer.feed(data)
+            if not started and self._framer.pending:
+                self.deadline = self._server.loop.time() + REQUEST_SECONDS
+            self._next()
+        else:
+            self._on_end()
+
+    def _on_end(self) -> None:
+        if self._framer.pending:
+            self._refuse(Refusal("incomplete-request", "The connection ended inside a request"))
+        else:
+            self.close()
+
+    def _next(self) -> None:
+        """Take the next request, if it is complete; at most one is being answered at a time."""
+        try:
+            data = self._framer.next_request()
+            if data is None:
+                self._watch_input(True)
+                return
+            request = self._parse(data)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        self._waiting = True
+        self.deadline = _NEVER
+        self._watch_input(False)
+        if isinstance(request, Reply):
+            self._reply(request)
+        else:
+            self._server.submit(request, self._peer, self._reply)
+
+    def _parse(self, data: bytes) -> Request | Reply:
+        """The request; on a persistent connection a bad one is answered and the next one read."""
+        if self._persistent:
+            try:
+                return protocol.parse_request(data)
+            except Refusal as refusal:
+                return ErrorReply.of(refusal)
+        request = protocol.parse_request(data)
+        if request.keep_alive:
+            self._persistent = True
+            self._framer.switch_to_lines()
+        elif self._framer.pending:
+            raise Refusal("invalid-json", "The request is followed by other bytes")
+        return request
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer what cannot be a request, and end the connection."""
+        self._persistent = False
+        self._draining = _DRAIN_BYTES
+        self._waiting = True
+        self._watch_input(False)
+        self._reply(ErrorReply.of(refusal))
+
+    def _reply(self, reply: Reply) -> None:
+        self._waiting = False
+        if self._open:
+            self._output = reply.encode() + (b"\n" if self._persistent else b"")
+            self.deadline = self._server.loop.time() + REPLY_SECONDS
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._output)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self._output = self._output[sent:]
+        if self._output:
+            self._server.loop.add_writer(self._socket, self._on_writable)
+        elif self._persistent and not self._server.closing:
+            self._after_reply()
+        elif self._draining is not None:
+            self._start_draining()
+        else:
+            self.close()
+
+    def _on_writable(self) -> None:
+        self._server.loop.remove_writer(self._socket)
+        self._write()
+
+    def _after_reply(self) -> None:
+        seconds = REQUEST_SECONDS if self._framer.pending else SILENCE_SECONDS
+        self.deadline = self._server.loop.time() + seconds
+        # Not called directly: a client that sends many requests at once gets one turn of the
+        # loop for each, as everybody else does.
+        self._server.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self._open:
+            self._next()
+
+    def _start_draining(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.deadline = self._server.loop.time() + _DRAIN_SECONDS
+        self._watch_input(True)
+
+    def _drain(self, data: bytes) -> None:
+        assert self._draining is not None
+        self._draining -= len(data)
+        if not data or self._draining <= 0:
+            self.close()
+
+    def overdue(self) -> None:
+        """The deadline has passed: tell a client that is too slow, drop a silent one."""
+        if self._framer.pending and self._draining is None and not self._output:
+            self._refuse(
+                Refusal(
+                    "incomplete-request",
+                    f"The request was not complete within {REQUEST_SECONDS:.0f} s",
+                )
+            )
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """End the connection; a decision that is under way is finished, its reply dropped."""
+        if self._open:
+            self._open = False
+            self._watch_input(False)
+            self._server.loop.remove_writer(self._socket)
+            self._socket.close()
+            self._server.forget(self)
+
+    def _watch_input(self, wanted: bool) -> None:
+        if wanted and not self._watching_input:
+            self._server.loop.add_reader(self._socket, self.on_readable)
+        elif not wanted and self._watching_input:
+            self._server.loop.remove_reader(self._socket)
+        self._watching_input = wanted

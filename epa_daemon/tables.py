@@ -1,0 +1,143 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""From replies to text for people. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Reply = dict[str, Any]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as wide as their longest cell."""
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = (
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def allocations(listings: Sequence[Reply]) -> str:
+    """The owners of every pool, and a line for each pool."""
+    rows = [
+        (
+            entry["service_name"],
+            listing.get("pool", "isolated"),
+            entry["allocated_cores"],
+            entry["cores_count"],
+            entry.get("preemption_policy", "legacy"),
+            "NUMA" if entry["is_explicit"] else "count",
+        )
+        for listing in listings
+        for entry in listing["allocations"]
+    ]
+    parts = [table(("SERVICE", "POOL", "CPUS", "COUNT", "POLICY", "CLAIM"), rows)] if rows else []
+    return "\n\n".join([*parts, "\n".join(_pool_line(listing) for listing in listings)])
+
+
+def _pool_line(listing: Reply) -> str:
+    name = listing.get("pool", "isolated")
+    total, free = listing["total_available_cpus"], listing["remaining_available_cpus"]
+    if not total and not listing["allocations"]:
+        return f"{name}: no CPUs"
+    pool = listing.get("cpu_pool", {})
+    eligible = pool.get("eligible_cpus", "")
+    line = f"{name}: {total} CPUs{f' ({eligible})' if eligible else ''}, {free} free"
+    unavailable = pool.get("unavailable_allocated_cpus")
+    return f"{line}; held but unavailable: {unavailable}" if unavailable else line
+
+
+def hugepages(reply: Reply) -> str:
+    """Capacity and records of every node and size."""
+    nodes: dict[str, Any] = reply["numa_hugepages"]
+    rows = [
+        (
+            node.removeprefix("node"),
+            _size(count["size"]),
+            count["total"],
+            count["free"],
+            ", ".join(
+                f"{service} {sizes[str(count['size'])]}"
+                for service, sizes in info["allocations"].items()
+                if str(count["size"]) in sizes
+            )
+            or "-",
+        )
+        for node, info in nodes.items()
+        for count in info["capacity"]
+    ]
+    if not rows:
+        return "no hugepages on this host"
+    return table(("NODE", "SIZE", "TOTAL", "FREE", "HELD BY"), rows)
+
+
+def _size(kilobytes: int) -> str:
+    for unit, factor in (("G", 1 << 20), ("M", 1 << 10)):
+        if kilobytes % factor == 0:
+            return f"{kilobytes // factor}{unit}"
+    return f"{kilobytes}k"
+
+
+def topology(reply: Reply) -> str:
+    """The host map: a line for each core, with the owner of each of its threads."""
+    nodes: dict[int | None, list[Reply]] = {node["node"]: [] for node in reply["nodes"]}
+    for cpu in reply["cpus"]:
+        nodes.setdefault(cpu["node"], []).append(cpu)
+    general = reply["general"]
+    lines = [
+        f"online {reply['online'] or '-'}; isolated {reply['isolated'] or '-'}; "
+        f"general {'-' if general is None else general or '(no CPUs)'}"
+    ]
+    rows = [
+        (title, package, core, *threads)
+        for node, cpus in nodes.items()
+        for title, package, core, threads in _cores(node, cpus)
+    ]
+    width = max((len(row) for row in rows), default=3)
+    header = ("NODE", "SOCKET", "CORE", "THREADS", *[""] * (width - 4))
+    padded = [(*row, *[""] * (len(header) - len(row))) for row in rows]
+    return "\n".join([*lines, table(header, padded)])
+
+
+def _cores(node: int | None, cpus: Sequence[Reply]) -> Iterable[tuple[str, str, str, list[str]]]:
+    title = "-" if node is None else str(node)
+    if not cpus:
+        yield title, "-", "-", ["(memory only)"]
+    cores: dict[int, list[Reply]] = {}
+    for cpu in cpus:
+        cores.setdefault(cpu["cpu"] if cpu["core"] is None else cpu["core"], []).append(cpu)
+    for core, threads in sorted(cores.items()):
+        package = threads[0]["package"]
+        shown = [f"{cpu['cpu']} {_owner(cpu)}" for cpu in threads]
+        yield title, "-" if package is None else str(package), str(core), shown
+
+
+def _owner(cpu: Reply) -> str:
+    state = "" if cpu["online"] else " (offline)"
+    if cpu["owners"]:
+        return "+".join(cpu["owners"]) + state
+    return ("." if cpu["pool"] is None else "free") + state
+
+
+def grant(reply: Reply) -> str:
+    """One sentence for an allocation or release."""
+    service = reply["service_name"]
+    if "message" in reply:
+        return f"{service}: {reply['message']}"
+    cpus = reply.get("allocated_cores", reply.get("cores_allocated"))
+    held = f"holds CPUs {cpus}" if cpus else "released"
+    return f"{service}: {held}; {reply['remaining_available_cpus']} CPUs free"
+
+
+def health(reply: Reply) -> str:
+    """The health report."""
+    lines = [
+        f"{'healthy' if reply['healthy'] else 'NOT healthy'}: epa-orchestrator "
+        f"{reply['daemon_version']}, pid {reply['pid']}, up {reply['uptime_seconds']} s, "
+        f"{reply['services']} services hold {reply['claimed_cpus']} CPUs, "
+        f"state in {reply['state']}"
+    ]
+    lines += [f"- {problem['text']} [{problem['code']}]" for problem in reply["problems"]]
+    return "\n".join(lines)
