@@ -97,4 +97,5 @@ def default_state(environment: Mapping[str, str] = os.environ) -> Path:
 def default_socket(environment: Mapping[str, str] = os.environ) -> Path:
     """Where people's commands look: this user's own daemon if there is one, else the snap's."""
     own = default_data(environment) / SOCKET_NAME
-    return own if "SNAP_DATA" in environment or own.exists() else SNAP_SOCKET
+    # os.path: a home that this user may not enter (sudo -u keeps HOME) is no reason to fail.
+    return own if "SNAP_DATA" in environment or os.path.exists(own) else SNAP_SOCKET

@@ -205,7 +205,7 @@ def open_folder(folder: Path) -> Store:
         path = folder / FILE_NAME
         if not path.exists():
             _create(path)
-        return Store(_connect(path), lock)
+        return Store(_connect(path, shown=path), lock)
     except BaseException:
         os.close(lock)
         raise
@@ -231,7 +231,7 @@ def open_copy(folder: Path, scratch: Path) -> Store | None:
             os.close(lock)
     except OSError as error:
         raise CannotStart(f"cannot read the state folder {folder}: {error.strerror}") from error
-    return Store(_connect(scratch / FILE_NAME), None)
+    return Store(_connect(scratch / FILE_NAME, shown=folder / FILE_NAME), None)
 
 
 class DaemonRunning(CannotStart):
@@ -277,7 +277,8 @@ def _create(path: Path) -> None:
         raise CannotStart(f"cannot create the store {path}: {error}") from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, shown: Path) -> sqlite3.Connection:
+    """Open a store; errors speak of it as `shown`, which a copy is a copy of."""
     try:
         uri = f"{path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(
@@ -289,7 +290,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
     except (sqlite3.Error, ValueError) as error:
         raise CannotStart(
-            f"the store {path} cannot be used: {error}; it was left as it is"
+            f"the store {shown} cannot be used: {error}; it was left as it is: "
+            "restore a backup, or move it away to start without its claims"
         ) from error
     return connection
 

@@ -1,0 +1,162 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""Framing, limits and timeouts, and that no client costs another anything."""
+
+import contextlib
+import json
+import select
+import socket
+import time
+
+from tests import host_trees
+from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
+
+LIST = b'{"action":"list_allocations"}'
+
+
+def in_pieces(daemon: Daemon, data: bytes) -> bytes:
+    with daemon.connect() as connection:
+        for byte in data:
+            connection.sendall(bytes([byte]))
+        return read_to_end(connection)
+
+
+def test_one_byte_pieces(daemon: Daemon):
+    assert in_pieces(daemon, b" \n" + LIST) == daemon.raw(LIST)
+    text = b'{"action":"allocate_cores","service_name":"}\\"{\xc3\xbc","num_of_cores":1}'
+    assert json.loads(in_pieces(daemon, text))["service_name"] == '}"{ü'
+
+
+def test_64_kib_in_one_byte_pieces(daemon: Daemon):
+    padding = b" " * (64 * 1024 - len(LIST))
+    longest = LIST[:-1] + padding + b"}"
+    assert len(longest) == 64 * 1024
+    assert in_pieces(daemon, longest) == daemon.raw(LIST)
+
+
+def test_longer_requests_get_an_error_and_the_end(daemon: Daemon):
+    for length in (64 * 1024 + 1, 1024 * 1024):
+        data = LIST[:-1] + b" " * (length - len(LIST)) + b"}"
+        assert json.loads(daemon.raw(data))["code"] == "request-too-long"
+    unfinished = b'{"a":"' + b"x" * 3_000_000
+    assert json.loads(daemon.raw(unfinished))["code"] == "request-too-long"
+    assert daemon.memory_kb() < 60_000
+
+
+def test_a_half_closed_request_is_answered(daemon: Daemon):
+    with daemon.connect() as connection:
+        connection.sendall(LIST)
+        connection.shutdown(socket.SHUT_WR)
+        assert json.loads(read_to_end(connection))["total_allocations"] == 0
+
+
+def test_an_end_inside_a_request_is_an_error_and_before_it_is_none(daemon: Daemon):
+    for data, code in ((b'{"action"', "incomplete-request"), (b"", None), (b" \n ", None)):
+        with daemon.connect() as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            reply = read_to_end(connection)
+        assert (json.loads(reply)["code"] if reply else None) == code
+
+
+def test_a_request_that_is_not_complete_in_10_s_is_ended_and_a_silent_client_is_not(
+    daemon: Daemon,
+):
+    with daemon.connect(30) as slow, daemon.connect(30) as silent:
+        slow.sendall(b'{"action":')
+        started = time.monotonic()
+        assert json.loads(read_to_end(slow))["code"] == "incomplete-request"
+        assert 9 < time.monotonic() - started < 20
+        silent.sendall(LIST)
+        assert json.loads(read_to_end(silent))["total_allocations"] == 0
+
+
+def test_a_second_object_does_nothing(daemon: Daemon):
+    grant = b'{"action":"allocate_cores","service_name":"a","num_of_cores":1}'
+    assert json.loads(daemon.raw(grant + grant))["code"] == "invalid-json"
+    assert json.loads(daemon.raw(grant + b"\n"))["cores_allocated"] == 1
+
+
+@contextlib.contextmanager
+def many(daemon: Daemon, count: int):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(daemon.connect()) for _ in range(count)]
+
+
+def unread_listing(daemon: Daemon, connection: socket.socket) -> None:
+    """Ask for more than the socket's buffers hold, and read none of it."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    connection.sendall(b'{"action":"get_topology","keep_alive":true}')
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(200):
+            connection.send(b'{"action":"get_topology"}\n')
+
+
+def test_silent_slow_and_vanishing_clients_cost_nobody_anything(daemon: Daemon):
+    daemon.ask("allocate_cores", service_name="a", num_of_cores=4)
+    before, descriptors, pid = daemon.listing(), daemon.descriptors(), daemon.pid
+    with many(daemon, 200), many(daemon, 50) as slow:
+        for connection in slow:
+            unread_listing(daemon, connection)
+        for number in range(1000):
+            with daemon.connect() as connection:
+                connection.sendall((LIST, LIST[:10], b"", b"{")[number % 4])
+            if number % 100 == 0:
+                assert daemon.listing() == before
+        assert daemon.listing() == before
+        assert daemon.ask("get_health")["healthy"] is True
+    assert daemon.listing() == before
+    deadline = time.monotonic() + 15
+    while daemon.descriptors() > descriptors and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert daemon.descriptors() == descriptors
+    assert daemon.pid == pid
+    assert daemon.process is not None
+    assert daemon.process.poll() is None
+    assert daemon.memory_kb() < 100_000
+    assert "ERROR" not in daemon.log.read_text()
+
+
+def test_more_than_512_clients_wait_for_their_turn(daemon: Daemon):
+    with many(daemon, 512) as first, many(daemon, 20) as waiting:
+        for connection in waiting:
+            connection.sendall(LIST)
+        assert select.select(waiting, [], [], 1)[0] == []
+        for connection in first[:30]:
+            connection.close()
+        for connection in waiting:
+            assert json.loads(read_to_end(connection))["total_allocations"] == 0
+
+
+def test_running_out_of_descriptors_is_survived(make_daemon: MakeDaemon):
+    daemon = make_daemon()
+    wrapped = daemon.command()
+
+    def limited(*more: str) -> list[str]:
+        return ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", *wrapped, *more]
+
+    daemon.command = limited
+    daemon.start()
+    with many(daemon, 100):
+        time.sleep(0.5)
+        log = daemon.log.read_text()
+        assert "cannot accept a connection" in log
+        assert log.count("cannot accept") < 5
+    assert daemon.listing()["total_allocations"] == 0
+
+
+def test_concurrent_changes_never_grant_a_cpu_twice(make_daemon: MakeDaemon):
+    tree = host_trees.regular(nodes=2, cores=32, threads=2, isolated="1-127")
+    daemon = make_daemon(tree).start()
+    connections: list[socket.socket] = []
+    for number in range(120):
+        connection = daemon.connect()
+        request = {"action": "allocate_cores", "service_name": f"s{number}", "num_of_cores": 1}
+        connection.sendall(json.dumps(request).encode())
+        connections.append(connection)
+    replies = [json.loads(read_to_end(connection)) for connection in connections]
+    granted = [reply["allocated_cores"] for reply in replies]
+    assert len(set(granted)) == 120
+    assert daemon.owners() == {r["service_name"]: r["allocated_cores"] for r in replies}

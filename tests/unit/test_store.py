@@ -1,0 +1,185 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from epa_daemon import history, store
+from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon.ledger import Ledger, Policy, Pool
+from epa_daemon.peers import Peer
+from tests.unit.scenes import holding, holding_all
+
+FULL = holding_all(
+    a=holding("2-3", explicit=True, node=0, policy=Policy.NON_PREEMPTIVE),
+    b=holding("8", pool=Pool.GENERAL),
+).with_pages((1, 2048), "a", 4)
+
+
+def commit(opened: store.Store, before: Ledger, after: Ledger) -> None:
+    opened.commit(before, after, history.events("test", before, after, Peer(1, 2, 3), "nova"))
+
+
+def filled(folder: Path, content: Ledger = FULL) -> None:
+    opened = store.open_folder(folder)
+    commit(opened, Ledger(), content)
+    opened.close()
+
+
+def reopened(folder: Path) -> Ledger:
+    opened = store.open_folder(folder)
+    try:
+        return opened.load()
+    finally:
+        opened.close()
+
+
+def test_what_is_committed_is_loaded(tmp_path: Path):
+    filled(tmp_path)
+    assert reopened(tmp_path) == FULL
+
+
+def test_differences_are_written_and_nothing_else_is_touched(tmp_path: Path):
+    opened = store.open_folder(tmp_path)
+    commit(opened, Ledger(), FULL)
+    after = FULL.with_holding("a", holding("3-4", policy=Policy.LEGACY)).with_holding("b", None)
+    after = after.with_pages((1, 2048), "a", 0).with_pages((0, 1048576), "c", 1)
+    commit(opened, FULL, after)
+    opened.close()
+    assert reopened(tmp_path) == after
+
+
+def test_a_failing_commit_changes_nothing_and_the_next_one_works(tmp_path: Path):
+    opened = store.open_folder(tmp_path)
+    commit(opened, Ledger(), FULL)
+    bad = FULL.with_pages((0, 2048), "z", -5)
+    with pytest.raises(StoreFailed):
+        commit(opened, FULL, bad.with_holding("c", holding("9")))
+    assert opened.load() == FULL
+    commit(opened, FULL, FULL.with_holding("c", holding("9")))
+    opened.close()
+    assert reopened(tmp_path) == FULL.with_holding("c", holding("9"))
+
+
+def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store, "_KEPT_EVENTS", 10)
+    opened = store.open_folder(tmp_path)
+    for _ in range(10):
+        commit(opened, Ledger(), FULL)
+        commit(opened, FULL, Ledger())
+    opened.close()
+    with sqlite3.connect(tmp_path / store.FILE_NAME) as connection:
+        rows = connection.execute(
+            "SELECT action, service, subject, before, after, uid, pid, snap FROM events"
+        ).fetchall()
+    assert len(rows) == 10
+    assert ("test", "a", "cpus isolated", "2-3", "", 2, 1, "nova") in rows
+
+
+def test_a_second_process_is_refused_with_the_holder_named(tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from epa_daemon import store\n"
+        "opened = store.open_folder(Path(sys.argv[1])); print('open', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(CannotStart, match=rf"another daemon \(pid {other.pid}\)"):
+            store.open_folder(tmp_path)
+    assert reopened(tmp_path) == Ledger()
+
+
+def damage_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def other_database(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE x (y)")
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\x00\xff" * 5000)
+
+
+def newer_schema(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def unknown_policy(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE services SET policy = 'friendly'")
+
+
+def orphaned_claim(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM services WHERE name = 'a'")
+
+
+def claimless_service(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM claims WHERE service = 'a'")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_nothing,
+        truncate,
+        other_database,
+        garbage,
+        newer_schema,
+        unknown_policy,
+        orphaned_claim,
+        claimless_service,
+    ],
+)
+def test_a_store_that_is_not_sound_is_refused_and_left_alone(
+    tmp_path: Path, damage: Callable[[Path], None]
+):
+    filled(tmp_path)
+    path = tmp_path / store.FILE_NAME
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(CannotStart):
+        reopened(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_log_without_its_store_is_refused(tmp_path: Path):
+    opened = store.open_folder(tmp_path)
+    commit(opened, Ledger(), FULL)
+    (tmp_path / store.FILE_NAME).unlink()
+    opened.close()
+    (tmp_path / f"{store.FILE_NAME}-wal").touch()
+    with pytest.raises(CannotStart, match="is missing although its log"):
+        store.open_folder(tmp_path)
+
+
+def test_a_copy_is_looked_at_without_touching(tmp_path: Path):
+    state, scratch = tmp_path / "state", tmp_path / "scratch"
+    scratch.mkdir()
+    filled(state)
+    before = (state / store.FILE_NAME).read_bytes()
+    copy = store.open_copy(state, scratch)
+    assert copy is not None
+    assert copy.load() == FULL
+    copy.close()
+    assert (state / store.FILE_NAME).read_bytes() == before
+    assert store.open_copy(tmp_path / "nothing", scratch) is None
