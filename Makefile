@@ -13,7 +13,7 @@ test: .venv/.installed ## Pass the tests
 	$(BIN)/python -m pytest
 
 bench: .venv/.installed ## Measure the daemon against floors taken in the same run
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
