@@ -3,7 +3,7 @@
 
 """Decide a CPU request: the order of checks of the contract's part 4, in one place. Pure.
 
-The numbers in comments are the steps of that part; the reply models already stand for step 1.
+The numbers in comments are the steps of that part; the request models stand for step 1.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from epa_daemon import cpulist, placement, pools, reports
 from epa_daemon.errors import Refusal
 from epa_daemon.host import Host
-from epa_daemon.ledger import MAX_SERVICES, Claim, Holding, Ledger, Policy, Pool
+from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
 from epa_daemon.pools import Rules
 from epa_daemon.protocol import (
     AllocateCores,
@@ -22,6 +22,7 @@ from epa_daemon.protocol import (
     CpuRequest,
 )
 from epa_daemon.replies import Reply
+from epa_daemon.sysfs import Fault
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Case:
     def own(self) -> frozenset[int]:
         """CPUs that the service holds."""
         return self.ledger.cpus_of(self.request.service_name)
+
+    @property
+    def available(self) -> frozenset[int]:
+        """Eligible CPUs that the service may have without taking any: its own and free ones."""
+        return self.eligible - self.blocked | self.eligible & self.own
 
     @property
     def policy(self) -> Policy:
@@ -101,8 +107,12 @@ def _refuse_unread(host: Host) -> None:
     assert fault is not None
     if fault.kind == "malformed":
         raise Refusal("host-unreadable", fault.reason, fault.path)
+    raise _unreadable(fault)
+
+
+def _unreadable(fault: Fault) -> Refusal:
     text = f"Failed to read CPU topology {fault.path}: {fault.reason}"
-    raise Refusal("host-unreadable", text, fault.path)
+    return Refusal("host-unreadable", text, fault.path)
 
 
 def _check_node(node: int, host: Host, release: bool) -> None:
@@ -112,8 +122,7 @@ def _check_node(node: int, host: Host, release: bool) -> None:
         raise Refusal("no-such-node", f"NUMA node {node} does not exist")
     fault = host.topology.broken_nodes.get(node)
     if fault and not release:
-        text = f"Failed to read CPU topology {fault.path}: {fault.reason}"
-        raise Refusal("host-unreadable", text, fault.path)
+        raise _unreadable(fault)
 
 
 def _release(case: Case) -> tuple[Reply, Ledger]:
@@ -147,11 +156,7 @@ def _grant(case: Case) -> tuple[Reply, Ledger]:
         chosen, kept = _choose_in_node(case, case.request)
     else:
         chosen, kept = _choose_in_pool(case), dict[int, Claim]()
-    if not case.ledger.has_room_for(case.request.service_name):
-        raise Refusal(
-            "too-many-services",
-            f"{MAX_SERVICES} services hold allocations already; release one that is not in use",
-        )
+    case.ledger.require_room_for(case.request.service_name)
     ledger = _granted(case, chosen, kept)
     return reports.granted(case.request, case.eligible, ledger, case.policy, chosen), ledger
 
@@ -203,18 +208,18 @@ def _check_policy(case: Case) -> None:
 
 
 def _choose_in_pool(case: Case) -> frozenset[int]:
-    candidates = case.eligible - case.blocked
-    count = _wanted(case, len(candidates))
-    if count > len(candidates):  # 13
+    available = case.available
+    count = _wanted(case, len(available))
+    _check_contested(case, count > len(case.own))
+    if count > len(available):  # 13
         raise Refusal(
             "insufficient-cpus",
-            f"Insufficient CPUs available. Requested: {count}, Available: {len(candidates)}",
+            f"Insufficient CPUs available. Requested: {count}, Available: {len(available)}",
         )
     if count == 0:
         raise Refusal("nothing-selected", f"Failed to allocate {count} cores")
-    _check_contested(case, count > len(case.own))
-    own = case.own & candidates
-    return placement.place(count, own, candidates - own, {}, case.blocked, case.host.topology)
+    free = available - case.own
+    return placement.place(count, case.own, free, {}, case.blocked, case.host.topology)
 
 
 def _wanted(case: Case, candidates: int) -> int:
@@ -233,12 +238,11 @@ def _choose_in_node(
     case: Case, request: AllocateNumaCores
 ) -> tuple[frozenset[int], Mapping[int, Claim]]:
     """The CPUs to hold in the node, and the claims in other nodes that stay."""
-    count, in_node = (
-        request.num_of_cores,
-        case.eligible & case.host.topology.nodes[request.numa_node],
-    )
+    count = request.num_of_cores
+    in_node = case.eligible & case.host.topology.nodes[request.numa_node]
     replaced = _own_in_node(case, request.numa_node)
-    available = in_node - case.blocked
+    _check_contested(case, count > len(replaced))
+    available = case.available & in_node
     takeable = _takeable(case, in_node) if case.policy is Policy.LEGACY else {}
     reachable = available.union(*takeable.values())
     if count > len(reachable):  # 13
@@ -248,11 +252,9 @@ def _choose_in_node(
             f"Failed to allocate {count} cores from NUMA node {request.numa_node}. CPUs {ranges} "
             "are held by other services through an explicit NUMA or non-preemptive claim.",
         )
-    _check_contested(case, count > len(replaced))
-    own = case.own & available
-    chosen = placement.place(
-        count, own, available - own, takeable, case.blocked, case.host.topology
-    )
+    own = case.own & in_node
+    free = available - own
+    chosen = placement.place(count, own, free, takeable, case.blocked, case.host.topology)
     claims = case.ledger.claims_of(case.request.service_name)
     kept = {cpu: claim for cpu, claim in claims.items() if cpu not in replaced | in_node}
     return chosen, kept
@@ -272,6 +274,7 @@ def _takeable(case: Case, in_node: frozenset[int]) -> dict[str, frozenset[int]]:
 
 
 def _check_contested(case: Case, grows: bool) -> None:
+    """Two owners of one CPU (an imported state said so) both keep it, and neither grows."""
     contested = case.own & case.ledger.contested
     if grows and contested:
         owners = sorted({n for cpu in contested for n in case.ledger.owners[cpu]})
@@ -286,7 +289,7 @@ def _granted(case: Case, chosen: frozenset[int], kept: Mapping[int, Claim]) -> L
     explicit = isinstance(case.request, AllocateNumaCores)
     node_of = case.host.topology.node_of
     ledger = case.ledger
-    for cpu in sorted(chosen & case.blocked):
+    for cpu in sorted(chosen & case.blocked - case.own):
         for loser in ledger.owners[cpu]:
             ledger = ledger.without_cpus(loser, frozenset({cpu}))
     claims = {cpu: Claim(node_of.get(cpu), explicit) for cpu in sorted(chosen)}

@@ -5,20 +5,22 @@
 
 import argparse
 import json
-import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import __version__, settings, tables
+from epa_daemon import __version__, logs, settings
+from epa_daemon import commands as people
 from epa_daemon.errors import CannotStart
 from epa_daemon.settings import Settings
 
 # sysexits.h; the service manager and scripts tell the cases apart by these.
 EXIT_REFUSED = 1
+EXIT_INTERRUPTED = 130
 EXIT_UNAVAILABLE = 69
 EXIT_NO_PERMISSION = 77
 EXIT_CONFIG = 78
@@ -31,7 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (head, a pager) has seen enough; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except CannotStart as error:
         print(f"epa-orchestrator: {error}", file=sys.stderr)
         return EXIT_CONFIG
@@ -81,7 +91,7 @@ def _command(
             help="the daemon's socket (default: %(default)s)",
         )
         parser.add_argument(
-            "--timeout", type=float, default=30.0, help="seconds to wait (default: 30)"
+            "--timeout", type=_seconds, default=30.0, help="seconds to wait (default: 30)"
         )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     return parser
@@ -144,14 +154,16 @@ def _add_takeover(commands: Any) -> None:
 
 
 def _add_reads(commands: Any) -> None:
-    _command(commands, "list", _list, "List who owns which CPUs, in both pools.")
-    _command(commands, "hugepages", _hugepages, "Show hugepages and who they are recorded for.")
-    _command(commands, "topology", _topology, "Show the host map and who owns each CPU.")
-    _command(commands, "health", _health, "Show whether everything works (exit 1 if not).")
+    _command(commands, "list", people.list_, "List who owns which CPUs, in both pools.")
+    _command(
+        commands, "hugepages", people.hugepages, "Show hugepages and who they are recorded for."
+    )
+    _command(commands, "topology", people.topology, "Show the host map and who owns each CPU.")
+    _command(commands, "health", people.health, "Show whether everything works (exit 1 if not).")
 
 
 def _add_allocate(commands: Any) -> None:
-    parser = _command(commands, "allocate", _allocate, "Allocate CPUs or hugepages.")
+    parser = _command(commands, "allocate", people.allocate, "Allocate CPUs or hugepages.")
     parser.add_argument("service")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--cores", type=_positive, metavar="N", help="this many CPUs")
@@ -162,28 +174,33 @@ def _add_allocate(commands: Any) -> None:
     what.add_argument("--hugepages", type=_positive, metavar="N", help="this many pages")
     parser.add_argument("--numa-node", type=int, metavar="N", help="with --cores or --hugepages")
     parser.add_argument("--size-kb", type=_positive, metavar="KB", help="with --hugepages")
-    parser.add_argument("--pool", choices=_POOLS, default="isolated")
+    parser.add_argument("--pool", choices=_POOLS, help="default: isolated")
     parser.add_argument("--preemption-policy", choices=_POLICIES)
 
 
 def _add_release(commands: Any) -> None:
-    parser = _command(commands, "release", _release, "Release CPUs or a hugepage record.")
+    parser = _command(commands, "release", people.release, "Release CPUs or a hugepage record.")
     parser.add_argument("service")
     parser.add_argument("--numa-node", type=int, metavar="N", help="only in this node")
-    parser.add_argument("--pool", choices=_POOLS, default="isolated")
+    parser.add_argument("--pool", choices=_POOLS, help="default: isolated")
     parser.add_argument("--hugepages", action="store_true", help="needs --numa-node and --size-kb")
     parser.add_argument("--size-kb", type=_positive, metavar="KB")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return seconds
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
-
-
-def _usage(text: str) -> NoReturn:
-    print(f"epa-orchestrator: {text}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _daemon(options: argparse.Namespace) -> int:
@@ -198,9 +215,7 @@ def _daemon(options: argparse.Namespace) -> int:
             problems = [Problem(code="settings", text=str(error))]
         return _report_check([problem.model_dump() for problem in problems], options.format)
     chosen = _daemon_settings(options)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr
-    )
+    logs.configure(options.log_level)
     daemon.run(chosen)
     return 0
 
@@ -228,81 +243,8 @@ def _report_check(problems: list[dict[str, Any]], style: str) -> int:
 def _takeover(options: argparse.Namespace) -> int:
     from epa_daemon import daemon
 
-    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("info")
     chosen = Settings(Path("/"), options.data, options.state)
-    daemon.take_over(chosen, options.prefer)
+    if not daemon.take_over(chosen, options.prefer):
+        print(f"there is no old state in {options.data}; nothing to do")
     return 0
-
-
-def _client(options: argparse.Namespace) -> epa_client.EpaClient:
-    return epa_client.EpaClient(options.socket, options.timeout)
-
-
-def _show(options: argparse.Namespace, reply: Any, text: str) -> int:
-    print(json.dumps(reply, ensure_ascii=False, indent=2) if options.format == "json" else text)
-    return 0
-
-
-def _list(options: argparse.Namespace) -> int:
-    client = _client(options)
-    listings = [client.list_allocations()]
-    try:
-        if "cpu-pools" in listings[0].get("supported_cpu_features", []):
-            listings.append(client.list_allocations(pool="general"))
-    except epa_client.Refused as error:
-        if error.code != "pool-not-configured":
-            raise
-    return _show(options, listings, tables.allocations(listings))
-
-
-def _hugepages(options: argparse.Namespace) -> int:
-    reply = _client(options).get_memory_info()
-    return _show(options, reply, tables.hugepages(reply))
-
-
-def _topology(options: argparse.Namespace) -> int:
-    reply = _client(options).get_topology()
-    return _show(options, reply, tables.topology(reply))
-
-
-def _health(options: argparse.Namespace) -> int:
-    reply = _client(options).get_health()
-    _show(options, reply, tables.health(reply))
-    return 0 if reply["healthy"] else EXIT_REFUSED
-
-
-def _allocate(options: argparse.Namespace) -> int:
-    client = _client(options)
-    wanted = {"pool": options.pool, "preemption_policy": options.preemption_policy}
-    if options.hugepages:
-        if options.numa_node is None or options.size_kb is None:
-            _usage("--hugepages needs --numa-node and --size-kb")
-        reply = client.allocate_hugepages(
-            options.service, options.hugepages, options.numa_node, options.size_kb
-        )
-    elif options.percent:
-        if options.numa_node is not None:
-            _usage("--percent is of the whole pool and takes no --numa-node")
-        reply = client.allocate_cores_percent(options.service, options.percent, **wanted)
-    elif options.numa_node is None:
-        reply = client.allocate_cores(options.service, options.cores or 0, **wanted)
-    elif options.auto:
-        _usage("--auto is of the whole pool and takes no --numa-node")
-    else:
-        reply = client.allocate_numa_cores(
-            options.service, options.numa_node, options.cores, **wanted
-        )
-    return _show(options, reply, tables.grant(reply))
-
-
-def _release(options: argparse.Namespace) -> int:
-    client = _client(options)
-    if options.hugepages:
-        if options.numa_node is None or options.size_kb is None:
-            _usage("--hugepages needs --numa-node and --size-kb")
-        reply = client.release_hugepages(options.service, options.numa_node, options.size_kb)
-    elif options.numa_node is None:
-        reply = client.release_cores(options.service, pool=options.pool)
-    else:
-        reply = client.release_numa_cores(options.service, options.numa_node, pool=options.pool)
-    return _show(options, reply, tables.grant(reply))

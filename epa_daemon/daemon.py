@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from epa_daemon import listener, pools, store, takeover
+from epa_daemon import listener, pools, state_folder, store, takeover
 from epa_daemon.engine import Engine
 from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
+from epa_daemon.observer import Observer
 from epa_daemon.replies import Problem
 from epa_daemon.server import MAX_CONNECTIONS, Server
 from epa_daemon.settings import Settings
@@ -37,8 +38,11 @@ def run(settings: Settings) -> None:
     Raises:
         CannotStart: with the reason, in one line; nothing was changed.
     """
+    _check_folders(settings)
     opened = store.open_folder(settings.state)
     try:
+        # Before the import: the older daemon may still be running on the file.
+        listener.check(settings.socket)
         ledger = takeover.run(settings.data, settings.state, opened, opened.load(), None)
         asyncio.run(_serve(settings, opened, ledger))
     finally:
@@ -52,11 +56,10 @@ async def _serve(settings: Settings, opened: Store, ledger: Ledger) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     _allow_descriptors()
-    reader = HostReader(settings.root)
-    general = pools.at_start(settings.cpu_pool, reader.read().isolated)
-    if general and general.error:
-        logger.error("%s; the general pool has no CPUs until this is corrected", general.error)
-    engine = Engine(opened, ledger, reader, settings.rules(general), str(settings.state))
+    rules = settings.rules(pools.configured(settings.cpu_pool))
+    observer = Observer(HostReader(settings.root), rules)
+    engine = Engine(opened, ledger, observer, str(settings.state))
+    engine.start()
     with listener.listening(settings.socket) as listening:
         server = Server(listening, engine.submit)
         server.start()
@@ -66,9 +69,21 @@ async def _serve(settings: Settings, opened: Store, ledger: Ledger) -> None:
         logger.info("stopping")
         _notify("STOPPING=1")
         server.stop()
+    await _drain(engine, server)
+
+
+async def _drain(engine: Engine, server: Server) -> None:
+    """Finish what is under way, within bounds: a disk that hangs must not keep us for ever."""
     deadline = time.monotonic() + _GRACE_SECONDS
     while (engine.busy or server.connections) and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
+    if engine.busy:
+        logger.error(
+            "a commit did not end within %.0f s; what it would have granted was not acknowledged",
+            _GRACE_SECONDS,
+        )
+        logging.shutdown()
+        os._exit(1)
     engine.close()
 
 
@@ -112,28 +127,38 @@ def check(settings: Settings) -> list[Problem]:
     problems: list[Problem] = []
     ledger = Ledger()
     try:
+        _check_folders(settings)
         ledger = _check_state(settings)
-    except store.DaemonRunning:
+        listener.check(settings.socket)
+    except state_folder.DaemonRunning:
         pass
     except CannotStart as error:
-        problems.append(Problem(code="state", text=str(error)))
+        problems.append(Problem(code="cannot-start", text=str(error)))
     host = HostReader(settings.root).read()
     try:
         pools.validate(settings.cpu_pool, host.topology.present, host.isolated, ledger)
     except pools.PoolError as error:
         problems.append(Problem(code="invalid-cpu-pool", text=str(error)))
-    try:
-        listener.check_path(settings.socket)
-    except CannotStart as error:
-        problems.append(Problem(code="socket", text=str(error)))
     return problems
 
 
+def _check_folders(settings: Settings) -> None:
+    if not settings.root.is_dir():
+        raise CannotStart(f"there is no host tree {settings.root}")
+    state, data = settings.state.absolute(), settings.data.absolute()
+    if state == data or data in state.parents:
+        raise CannotStart(
+            f"the state folder {state} is in the shared folder, where clients can write; "
+            "give another --state"
+        )
+
+
 def _check_state(settings: Settings) -> Ledger:
+    state_folder.check_writable(settings.state)
     with tempfile.TemporaryDirectory(prefix="epa-check-") as scratch:
         copy = store.open_copy(settings.state, Path(scratch))
-        ledger = copy.load() if copy else Ledger()
         try:
+            ledger = copy.load() if copy else Ledger()
             old = takeover.read(settings.data / takeover.FILE_NAME)
             if old and not (copy and copy.has_imported(old.source.sha256)):
                 ledger = takeover.merge(ledger, old, None)
@@ -143,14 +168,22 @@ def _check_state(settings: Settings) -> Ledger:
     return ledger
 
 
-def take_over(settings: Settings, prefer: takeover.Prefer) -> None:
+def take_over(settings: Settings, prefer: takeover.Prefer) -> bool:
     """Import an old state that contradicts the ledger, by the operator's word; daemon stopped.
 
+    Returns:
+        Whether there was an old state.
+
     Raises:
-        CannotStart: a daemon runs on the state, or the old state cannot be understood.
+        CannotStart: a daemon runs on the state or the socket, or the old state cannot be
+            understood.
     """
+    _check_folders(settings)
     opened = store.open_folder(settings.state)
     try:
+        listener.check(settings.socket)
+        there = (settings.data / takeover.FILE_NAME).exists()
         takeover.run(settings.data, settings.state, opened, opened.load(), prefer)
     finally:
         opened.close()
+    return there

@@ -3,24 +3,26 @@
 
 """One request after the other: look at the host, decide, commit, reply.
 
-Reads are answered at once from the committed ledger. Changes wait in a queue; all that are
+Reads are answered at once from the committed ledger. Changes wait in a queue; those that are
 waiting are decided in order and share one commit, which runs in a thread of its own so that a
 slow disk delays nobody who only reads. No reply to a change leaves before its commit.
 """
 
 import asyncio
+import collections
 import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from epa_daemon import __version__, allocator, health, history, hugepages, peers, reports
 from epa_daemon.errors import Refusal, StoreFailed
 from epa_daemon.history import Event
-from epa_daemon.host import Host, HostReader
+from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
+from epa_daemon.observer import Observer
 from epa_daemon.peers import Peer
 from epa_daemon.pools import Rules
 from epa_daemon.protocol import (
@@ -34,9 +36,13 @@ from epa_daemon.protocol import (
 )
 from epa_daemon.replies import ErrorReply, HealthReply, Reply
 from epa_daemon.store import Store
-from epa_daemon.sysfs import Fault
 
 logger = logging.getLogger(__name__)
+
+# A batch ends after this long, so that reads get their turn between expensive decisions.
+_BATCH_SECONDS = 0.02
+# A commit that takes longer is a problem that an operator should hear of.
+_SLOW_COMMIT_SECONDS = 5.0
 
 Respond = Callable[[Reply], None]
 
@@ -50,76 +56,71 @@ class _Waiting:
     respond: Respond
 
 
+@dataclass
+class _Batch:
+    """Decisions that share a commit: the ledger after them, their answers and their events."""
+
+    ledger: Ledger
+    answers: list[tuple[_Waiting, Reply]] = field(default_factory=list[tuple[_Waiting, Reply]])
+    events: list[Event] = field(default_factory=list[Event])
+
+
 class Engine:
     """Owns the ledger and the store; used from one event loop."""
 
-    def __init__(self, store: Store, ledger: Ledger, reader: HostReader, rules: Rules, state: str):
+    def __init__(self, store: Store, ledger: Ledger, observer: Observer, state: str):
         self._store = store
         self._ledger = ledger
-        self._reader = reader
-        self._rules = rules
+        self._observer = observer
         self._state = state
-        self._queue: list[_Waiting] = []
-        self._committing = False
+        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._working = False
+        self._commit_started: float | None = None
         self._committer = ThreadPoolExecutor(1, "commit")
         self._store_error: str | None = None
-        self._known_faults: set[Fault] = set()
         self._started = time.monotonic()
 
     @property
     def busy(self) -> bool:
         """Whether changes wait for their commit."""
-        return self._committing or bool(self._queue)
+        return self._working
+
+    def start(self) -> None:
+        """Take a first look, so that the log says at once what is wrong with this host."""
+        self._observer.look(with_memory=True)
+        self._work()
 
     def submit(self, request: Request, peer: Peer, respond: Respond) -> None:
         """Answer a request: now for a read, after its commit for a change."""
         if not isinstance(request, CpuRequest | AllocateHugepages):
             respond(_guarded(lambda: self._read(request)))
         elif not peers.may_change(peer):
-            respond(
-                ErrorReply.of(
-                    Refusal(
-                        "not-permitted",
-                        f"uid {peer.uid} may only read; changes need root or the daemon's user",
-                    )
-                )
-            )
+            text = f"uid {peer.uid} may only read; changes need root or the daemon's user"
+            respond(ErrorReply.of(Refusal("not-permitted", text)))
         else:
             self._queue.append(_Waiting(request, peer, respond))
-            if not self._committing:
-                # Not now but when this round of the loop is done: whoever is ready in it shares
-                # the commit.
-                self._committing = True
-                asyncio.get_running_loop().call_soon(self._run_batch)
+            self._work()
 
     def close(self) -> None:
-        """Wait for a running commit."""
+        """Let go of the thread; only when not busy."""
         self._committer.shutdown(wait=True)
 
-    def _look(self, with_memory: bool) -> Host:
-        host = self._reader.read(with_memory)
-        for fault in set(host.faults) - self._known_faults:
-            level = logging.INFO if fault.kind == "absent" else logging.WARNING
-            logger.log(level, "%s", fault)
-            self._known_faults.add(fault)
-        return host
-
     def _read(self, request: Request) -> Reply:
-        host = self._look(isinstance(request, GetMemoryInfo | GetHealth))
+        host, rules = self._observer.look(isinstance(request, GetMemoryInfo | GetHealth))
         match request:
             case ListAllocations():
-                return reports.listing(request.pool, host, self._ledger, self._rules)
+                return reports.listing(request.pool, host, self._ledger, rules)
             case GetMemoryInfo():
                 return hugepages.memory_info(request, host, self._ledger)
             case GetTopology():
-                return reports.topology_map(host, self._ledger, self._rules)
+                return reports.topology_map(host, self._ledger, rules)
             case GetHealth():
-                return self._health(host)
+                return self._health(host, rules)
             case _:
                 raise TypeError(f"unexpected request: {type(request).__name__}")
 
-    def _health(self, host: Host) -> HealthReply:
-        problems = health.problems(host, self._ledger, self._rules, self._store_error)
+    def _health(self, host: Host, rules: Rules) -> HealthReply:
+        problems = health.problems(host, self._ledger, rules, self._store_problem())
         return HealthReply(
             healthy=not problems,
             daemon_version=__version__,
@@ -131,79 +132,90 @@ class Engine:
             problems=problems,
         )
 
-    def _run_batch(self) -> None:
-        batch, self._queue = self._queue, []
-        ledger = self._ledger
-        answers: list[tuple[_Waiting, Reply]] = []
-        events: list[Event] = []
-        for waiting in batch:
-            before = ledger
-            reply, ledger = self._decide(waiting, before)
-            answers.append((waiting, reply))
-            if ledger is not before:
-                action = waiting.request.action()
-                snap = peers.snap_of(waiting.peer)
-                events += history.events(action, before, ledger, waiting.peer, snap)
-        if ledger is self._ledger:
-            self._finish(answers)
-            return
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(
-            self._committer, self._store.commit, self._ledger, ledger, events
-        )
-        done.add_done_callback(lambda future: self._committed(future, answers, ledger, events))
+    def _store_problem(self) -> str | None:
+        if self._commit_started is not None:
+            seconds = time.monotonic() - self._commit_started
+            if seconds > _SLOW_COMMIT_SECONDS:
+                return f"a commit has been running for {seconds:.0f} s; check the disk"
+        return self._store_error and f"the last change failed: {self._store_error}"
 
-    def _decide(self, waiting: _Waiting, ledger: Ledger) -> tuple[Reply, Ledger]:
-        request = waiting.request
-        after = ledger
+    def _work(self) -> None:
+        if not self._working:
+            # Not now but when this round of the loop is done: whoever is ready in it shares the
+            # commit.
+            self._working = True
+            asyncio.get_running_loop().call_soon(self._run_batch)
+
+    def _run_batch(self) -> None:
+        batch = _Batch(self._learned())
+        if batch.ledger is not self._ledger:
+            batch.events += history.events("learn-nodes", self._ledger, batch.ledger)
+        deadline = time.monotonic() + _BATCH_SECONDS
+        while self._queue:
+            self._decide(self._queue.popleft(), batch)
+            if time.monotonic() > deadline:
+                break
+        if batch.ledger is self._ledger:
+            self._finish(batch)
+            return
+        self._commit_started = time.monotonic()
+        done = asyncio.get_running_loop().run_in_executor(
+            self._committer, self._store.commit, self._ledger, batch.ledger, batch.events
+        )
+        done.add_done_callback(lambda future: self._committed(future, batch))
+
+    def _learned(self) -> Ledger:
+        if not self._ledger.nodeless:
+            return self._ledger
+        host, _ = self._observer.look()
+        return self._ledger.with_nodes_learned(host.topology.node_of)
+
+    def _decide(self, waiting: _Waiting, batch: _Batch) -> None:
+        request, before = waiting.request, batch.ledger
 
         def decide() -> Reply:
-            nonlocal after
             if isinstance(request, AllocateHugepages):
-                host = self._look(with_memory=request.hugepages_requested > 0)
-                reply, after = hugepages.decide(request, host, ledger)
+                host, _ = self._observer.look(with_memory=request.hugepages_requested > 0)
+                reply, batch.ledger = hugepages.decide(request, host, before)
             else:
-                host = self._look(with_memory=False)
-                known = ledger.with_nodes_learned(host.topology.node_of)
-                reply, after = allocator.decide(request, host, known, self._rules)
+                host, rules = self._observer.look()
+                reply, batch.ledger = allocator.decide(request, host, before, rules)
             return reply
 
-        reply = _guarded(decide)
-        return reply, after
+        batch.answers.append((waiting, _guarded(decide)))
+        if batch.ledger is not before:
+            snap = peers.snap_of(waiting.peer)
+            batch.events += history.events(
+                request.action(), before, batch.ledger, waiting.peer, snap
+            )
 
-    def _committed(
-        self,
-        future: "asyncio.Future[None]",
-        answers: list[tuple[_Waiting, Reply]],
-        ledger: Ledger,
-        events: list[Event],
-    ) -> None:
+    def _committed(self, future: "asyncio.Future[None]", batch: _Batch) -> None:
+        self._commit_started = None
         try:
             future.result()
         except StoreFailed as error:
             self._store_error = str(error)
             logger.error(
                 "nothing granted to %d requests: the store in %s failed: %s; check its disk",
-                len(answers),
+                len(batch.answers),
                 self._state,
                 error,
             )
             # Also refusals in this batch: they may rest on a grant that did not come to be.
-            answers = [(waiting, _store_failure(waiting, error)) for waiting, _ in answers]
+            batch.answers = [(w, _store_failure(w, error)) for w, _ in batch.answers]
         else:
             self._store_error = None
-            self._ledger = ledger
-            for event in events:
+            self._ledger = batch.ledger
+            for event in batch.events:
                 logger.info("%s", event)
-        self._finish(answers)
+        self._finish(batch)
 
-    def _finish(self, answers: list[tuple[_Waiting, Reply]]) -> None:
-        self._committing = False
-        for waiting, reply in answers:
+    def _finish(self, batch: _Batch) -> None:
+        self._working = False
+        for waiting, reply in batch.answers:
             waiting.respond(reply)
-        if self._queue and not self._committing:
-            self._committing = True
-            asyncio.get_running_loop().call_soon(self._run_batch)
+        if self._queue:
+            self._work()
 
 
 def _guarded(answer: Callable[[], Reply]) -> Reply:

@@ -11,22 +11,18 @@ from epa_daemon.pools import Rules, cpus_of
 from epa_daemon.replies import Problem
 
 
-def problems(host: Host, ledger: Ledger, rules: Rules, store_error: str | None) -> list[Problem]:
+def problems(host: Host, ledger: Ledger, rules: Rules, store_problem: str | None) -> list[Problem]:
     """Everything that is wrong now; [] for a healthy daemon.
 
     A host without isolated CPUs or hugepages is healthy: there is nothing to hand out.
     """
     found: list[Problem] = []
-    if store_error:
-        found.append(Problem(code="store-failed", text=f"the last change failed: {store_error}"))
+    if store_problem:
+        found.append(Problem(code="store-failed", text=store_problem))
     if rules.general and rules.general.error:
         text = f"{rules.general.error}; the general pool has no CPUs until this is corrected"
         found.append(Problem(code="invalid-cpu-pool", text=text))
-    found += [
-        Problem(code="host-unreadable", text=str(fault))
-        for fault in host.faults
-        if fault.kind != "absent" or fault is host.online_fault
-    ]
+    found += [Problem(code="host-unreadable", text=str(fault)) for fault in host.harmful_faults]
     for cpu in sorted(ledger.contested):
         owners = " and ".join(ledger.owners[cpu])
         text = f"CPU {cpu} is held by {owners} at once (imported so); release one of them"
@@ -49,7 +45,10 @@ def _outside(pool: Pool, host: Host, ledger: Ledger, rules: Rules) -> list[Probl
     for name, cpus in sorted(claimed.items()):
         lost, offline = cpus - configured, cpus & configured - host.grantable
         if lost:
-            text = f"{name} holds {cpulist.format_ranges(lost)}, no longer in pool {pool}"
+            text = (
+                f"{name} holds {cpulist.format_ranges(lost)}, no longer in pool {pool}; "
+                "put them back into the pool, or release"
+            )
             found.append(Problem(code="claims-outside-pool", text=text))
         if offline:
             text = f"{name} holds {cpulist.format_ranges(offline)}, which are offline"

@@ -7,7 +7,7 @@ import datetime
 from dataclasses import dataclass
 
 from epa_daemon import ledger
-from epa_daemon.ledger import Ledger
+from epa_daemon.ledger import Holding, Ledger
 from epa_daemon.peers import Peer
 
 
@@ -18,7 +18,7 @@ class Event:
     Attributes:
         action: the request's action, or `import` or `learn-nodes` for the daemon itself.
         subject: `cpus <pool>` or `hugepages node<N> <size> kB`.
-        before: ranges or a count; "" for nothing.
+        before: ranges (and "non-preemptive" where that is so) or a count; "" for nothing.
         after: the same, afterwards.
         peer: who asked; None for the daemon itself.
         snap: the peer's snap, "" for none.
@@ -48,6 +48,12 @@ class Event:
         )
 
 
+def _described(holding: Holding | None) -> str:
+    if holding is None:
+        return ""
+    return f"{holding.ranges} {holding.policy}" if holding.protected else holding.ranges
+
+
 def timestamp() -> str:
     """Now, in UTC, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -64,7 +70,7 @@ def events(
         holding = new or old
         assert holding is not None
         subject = f"cpus {holding.pool}"
-        ranges = (old.ranges if old else "", new.ranges if new else "")
+        ranges = (_described(old), _described(new))
         found.append(Event(at, action, service, subject, *ranges, peer, snap))
     for key, service in ledger.changed_pages(before, after):
         counts = (before.pages_of(key, service), after.pages_of(key, service))

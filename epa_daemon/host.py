@@ -8,6 +8,8 @@ stable/sysfs-devices-node) and by admin-guide/cputopology. `HostReader` is the o
 """
 
 import functools
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,9 @@ from epa_daemon.topology import Topology
 
 _CPU_ADVICE = "check that /sys is mounted and readable by the daemon"
 _ISOLATED_ADVICE = "boot with isolcpus=<CPU list> to give this host isolated CPUs"
+# Seconds until a topology that is not settled is read again, doubling from the first to the last.
+_FIRST_PATIENCE = 0.5
+_LAST_PATIENCE = 60.0
 _HUGEPAGES_ADVICE = (
     "connect the plug: snap connect epa-orchestrator:hardware-observe, "
     "then try again (no restart needed)"
@@ -68,6 +73,18 @@ class Host:
     memory: Memory | None = None
     faults: tuple[Fault, ...] = ()
 
+    @property
+    def harmful_faults(self) -> tuple[Fault, ...]:
+        """The faults that keep something from being granted or shown.
+
+        An absent file is not among them where its absence only means that the host has none of
+        it, as on a kernel without isolcpus.
+        """
+        needed = {self.online_fault, *self.topology.broken_nodes.values()}
+        if self.memory:
+            needed.add(self.memory.fault)
+        return tuple(f for f in self.faults if f.kind != "absent" or f in needed)
+
 
 @functools.lru_cache(maxsize=16)
 def _parsed(content: bytes) -> frozenset[int]:
@@ -80,14 +97,15 @@ def _cpu_set(path: str, advice: str) -> tuple[frozenset[int], Fault | None]:
     except FaultyFile as error:
         return frozenset(), error.fault
     except ValueError as error:
-        return frozenset(), Fault(path, "malformed", str(error), advice)
+        return frozenset(), sysfs.malformed(path, error)
 
 
 class HostReader:
     """Reads the host tree below a root folder; `/` is this host.
 
     The two small files `isolated` and `online` are read on every call. The topology is read
-    again only when `online` has changed.
+    again when `online` or the list of nodes has changed, and, as long as it is not settled, after
+    a while: a CPU that comes online shows up in the files of its node and cache a moment later.
     """
 
     def __init__(self, root: Path):
@@ -95,21 +113,41 @@ class HostReader:
         system = root / "sys/devices/system"
         self._online_path = str(system / "cpu/online")
         self._isolated_path = str(system / "cpu/isolated")
+        self._nodes_path = str(root / topology.NODES)
         self._topology: Topology | None = None
-        self._topology_of: frozenset[int] | None = None
+        self._seen: tuple[frozenset[int], frozenset[str]] | None = None
+        self._again_at = 0.0
+        self._patience = _FIRST_PATIENCE
 
     def read(self, with_memory: bool = False) -> Host:
         """Look at the host. Never raises: what could not be read is in `Host.faults`."""
         grantable, online_fault = _cpu_set(self._online_path, _CPU_ADVICE)
         isolated, isolated_fault = _cpu_set(self._isolated_path, _ISOLATED_ADVICE)
-        if self._topology is None or self._topology_of != grantable:
-            known = None if online_fault else grantable
-            self._topology = topology.read(self._root, known)
-            self._topology_of = grantable
+        known = self._topology_for(grantable, online_fault)
         memory = read_memory(self._root) if with_memory else None
-        found = (online_fault, isolated_fault, memory and memory.fault, *self._topology.faults)
+        found = (online_fault, isolated_fault, memory and memory.fault, *known.faults)
         faults = tuple(fault for fault in found if fault)
-        return Host(grantable, online_fault, isolated, self._topology, memory, faults)
+        return Host(grantable, online_fault, isolated, known, memory, faults)
+
+    def _topology_for(self, grantable: frozenset[int], online_fault: Fault | None) -> Topology:
+        seen = (grantable, _names(self._nodes_path))
+        now = time.monotonic()
+        if seen != self._seen:
+            self._patience = _FIRST_PATIENCE
+        elif self._topology and (self._topology.settled or now < self._again_at):
+            return self._topology
+        else:
+            self._patience = min(2 * self._patience, _LAST_PATIENCE)
+        self._seen, self._again_at = seen, now + self._patience
+        self._topology = topology.read(self._root, None if online_fault else grantable)
+        return self._topology
+
+
+def _names(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()  # `topology.read` tells why.
 
 
 def read_memory(root: Path) -> Memory:

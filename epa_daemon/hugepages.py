@@ -5,7 +5,7 @@
 
 from epa_daemon.errors import Refusal
 from epa_daemon.host import Host, Memory, Pages
-from epa_daemon.ledger import MAX_SERVICES, Ledger, PageKey
+from epa_daemon.ledger import Ledger, PageKey
 from epa_daemon.protocol import AllocateHugepages, GetMemoryInfo
 from epa_daemon.replies import AllocateHugepagesReply, MemoryInfoReply, NodePages, PageCount
 
@@ -37,11 +37,7 @@ def decide(
             f"NUMA node {key[0]} size {key[1]} KB only has {free} free hugepages, "
             f"requested additional {wanted - recorded}",
         )
-    if not ledger.has_room_for(request.service_name):
-        raise Refusal(
-            "too-many-services",
-            f"{MAX_SERVICES} services hold allocations already; release one that is not in use",
-        )
+    ledger.require_room_for(request.service_name)
     if wanted != recorded:
         ledger = ledger.with_pages(key, request.service_name, wanted)
     return _reply(request, f"Successfully set allocation request to {wanted} hugepages"), ledger

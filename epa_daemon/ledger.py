@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from epa_daemon import cpulist
+from epa_daemon.errors import Refusal
 
 MAX_SERVICES = 4096
 
@@ -144,13 +145,21 @@ class Ledger:
         """The services that hold CPUs or have hugepages recorded."""
         return frozenset(self.holdings).union(*self.hugepages.values())
 
-    def has_room_for(self, service: str) -> bool:
-        """Whether a request of this service keeps the number of services within bounds."""
+    def require_room_for(self, service: str) -> None:
+        """Check that holding something for this service keeps the number of services in bounds.
+
+        Raises:
+            Refusal: `too-many-services`.
+        """
         # The sum counts a service twice at times, so only near the bound is counting worth it.
         if len(self.holdings) + sum(map(len, self.hugepages.values())) < MAX_SERVICES:
-            return True
+            return
         names = self.services()
-        return service in names or len(names) < MAX_SERVICES
+        if service not in names and len(names) >= MAX_SERVICES:
+            raise Refusal(
+                "too-many-services",
+                f"{MAX_SERVICES} services hold allocations already; release one not in use",
+            )
 
     def with_holding(self, service: str, holding: Holding | None) -> "Ledger":
         """This ledger with what one service holds replaced; None for nothing.
@@ -248,14 +257,13 @@ def changed_services(before: Ledger, after: Ledger) -> list[str]:
 
 def changed_pages(before: Ledger, after: Ledger) -> list[tuple[PageKey, str]]:
     """Hugepage records that differ between two ledgers, as (node, size in kB) and service."""
-    return sorted(
-        (key, service)
-        for key in before.hugepages.keys() | after.hugepages.keys()
-        if before.hugepages.get(key) is not after.hugepages.get(key)
-        for service in before.hugepages.get(key, _NOTHING).keys()
-        | after.hugepages.get(key, _NOTHING).keys()
-        if before.pages_of(key, service) != after.pages_of(key, service)
-    )
+    changed: list[tuple[PageKey, str]] = []
+    for key in before.hugepages.keys() | after.hugepages.keys():
+        old, new = before.hugepages.get(key, _NOTHING), after.hugepages.get(key, _NOTHING)
+        if old is not new:
+            changed += [(key, name) for name, count in new.items() if old.get(name) != count]
+            changed += [(key, name) for name in old if name not in new]
+    return sorted(changed)
 
 
 def broken_invariants(ledger: Ledger) -> list[str]:

@@ -18,20 +18,38 @@ _BACKLOG = 4096
 _MODE = 0o660
 
 
-def check_path(path: Path) -> None:
+def check(path: Path) -> None:
     """Check that a daemon could listen here.
 
     Raises:
-        CannotStart: the path is too long, or something that is not a socket is in its place.
+        CannotStart: a live daemon does, the path is too long, or something that is not a socket
+            is in its place.
     """
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise CannotStart(
             f"the socket's path {path} is longer than {_LONGEST_PATH} bytes; "
             "choose a shorter --data"
         )
-    with contextlib.suppress(FileNotFoundError):
+    try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise CannotStart(f"{path} is there and is not a socket; move it away")
+        _refuse_live(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CannotStart(f"cannot use {path}: {error.strerror}") from error
+
+
+def _refuse_live(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return  # Stale: nobody listens.
+    raise CannotStart(
+        f"another daemon listens on {path}; stop it first, or give this one another --data"
+    )
 
 
 @contextlib.contextmanager
@@ -44,12 +62,11 @@ def listening(path: Path) -> Generator[socket.socket]:
     Raises:
         CannotStart: a live daemon listens there, or the socket cannot be made.
     """
-    check_path(path)
+    check(path)
     new = path.with_name(f"{path.name}.new")
     with socket.socket(socket.AF_UNIX) as made:
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _refuse_live(path)
             new.unlink(missing_ok=True)
             mask = os.umask(0o777 & ~_MODE)
             try:
@@ -68,19 +85,3 @@ def listening(path: Path) -> Generator[socket.socket]:
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_ino == identity:
                     path.unlink()
-
-
-def _refuse_live(path: Path) -> None:
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return  # Stale: nobody listens.
-        except OSError as error:
-            raise CannotStart(f"cannot tell whether {path} is in use: {error}") from error
-    raise CannotStart(
-        f"another daemon listens on {path}; stop it first, or give this one another --data"
-    )

@@ -78,16 +78,24 @@ def parse(value: object) -> frozenset[int] | None:
         raise PoolError(str(error)) from error
 
 
-def at_start(value: object, isolated: frozenset[int]) -> GeneralPool | None:
-    """The pool that a daemon runs with; an unusable value leaves a pool without CPUs."""
+def configured(value: object) -> GeneralPool | None:
+    """The pool that a daemon was configured with; an unusable value leaves one without CPUs."""
     try:
         cpus = parse(value)
-        if cpus is None:
-            return None
-        _check_overlap(cpus, isolated)
     except PoolError as error:
         return GeneralPool(frozenset(), str(error))
-    return GeneralPool(cpus)
+    return None if cpus is None else GeneralPool(cpus)
+
+
+def beside(pool: GeneralPool | None, isolated: frozenset[int]) -> GeneralPool | None:
+    """The configured pool on a host with these isolated CPUs; without CPUs if they overlap."""
+    if pool is None:
+        return None
+    try:
+        _check_overlap(pool.cpus, isolated)
+    except PoolError as error:
+        return GeneralPool(frozenset(), str(error))
+    return pool
 
 
 def validate(

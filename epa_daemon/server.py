@@ -12,6 +12,7 @@ call is non-blocking, buffers are bounded, and one sweep a second ends those tha
 import asyncio
 import errno
 import logging
+import select
 import socket
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ _DRAIN_SECONDS = 2.0
 _DRAIN_BYTES = 4 * 1024 * 1024
 _ACCEPTS_PER_TURN = 64
 _CHUNK = 64 * 1024
+_MAX_UNREAD = 32 * 1024 * 1024
 _NEVER = float("inf")
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -105,9 +107,28 @@ class Server:
         for connection in list(self._connections):
             if connection.deadline <= now:
                 connection.overdue()
+        self._drop_vanished()
         self._sweeping = bool(self._connections)
         if self._sweeping:
             self.loop.call_later(1, self._sweep)
+
+    def _drop_vanished(self) -> None:
+        """Free the places of clients that closed while their change waits for its commit.
+
+        Nothing is read from them meanwhile, so a hang-up has to be asked for. One that has only
+        finished sending (half-closed) is not hung up, and gets its reply.
+        """
+        waiting = {c.descriptor: c for c in self._connections if c.waiting}
+        poller = select.poll()
+        for descriptor in waiting:
+            poller.register(descriptor, 0)
+        for descriptor, events in poller.poll(0) if waiting else ():
+            if events & select.POLLHUP:
+                waiting[descriptor].close()
+
+    def may_keep_unread(self) -> bool:
+        """Whether replies that clients do not read stay within bounds all together."""
+        return sum(connection.unread for connection in self._connections) <= _MAX_UNREAD
 
     def forget(self, connection: "Connection") -> None:
         """A connection has closed; another one may come in."""
@@ -126,7 +147,7 @@ class Connection:
         self._peer = peers.of(accepted)
         self._framer = Framer()
         self._persistent = False
-        self._waiting = False
+        self.waiting = False
         self._draining: int | None = None
         self._output = b""
         self._open = True
@@ -136,7 +157,17 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is owed to the client."""
-        return not self._waiting and not self._output
+        return not self.waiting and not self._output
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's file descriptor."""
+        return self._socket.fileno()
+
+    @property
+    def unread(self) -> int:
+        """Bytes of a reply that the client has not taken yet."""
+        return len(self._output)
 
     def on_readable(self) -> None:
         """Bytes may be here."""
@@ -176,7 +207,7 @@ class Connection:
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        self._waiting = True
+        self.waiting = True
         self.deadline = _NEVER
         self._watch_input(False)
         if isinstance(request, Reply):
@@ -201,14 +232,13 @@ class Connection:
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what cannot be a request, and end the connection."""
-        self._persistent = False
         self._draining = _DRAIN_BYTES
-        self._waiting = True
+        self.waiting = True
         self._watch_input(False)
         self._reply(ErrorReply.of(refusal))
 
     def _reply(self, reply: Reply) -> None:
-        self._waiting = False
+        self.waiting = False
         if self._open:
             self._output = reply.encode() + (b"\n" if self._persistent else b"")
             self.deadline = self._server.loop.time() + REPLY_SECONDS
@@ -223,12 +253,15 @@ class Connection:
             self.close()
             return
         self._output = self._output[sent:]
-        if self._output:
+        if self._output and not self._server.may_keep_unread():
+            logger.warning("dropped a reply to %s: too many replies are not read", self._peer)
+            self.close()
+        elif self._output:
             self._server.loop.add_writer(self._socket, self._on_writable)
-        elif self._persistent and not self._server.closing:
-            self._after_reply()
         elif self._draining is not None:
             self._start_draining()
+        elif self._persistent and not self._server.closing:
+            self._after_reply()
         else:
             self.close()
 

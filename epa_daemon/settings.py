@@ -91,7 +91,10 @@ def default_state(environment: Mapping[str, str] = os.environ) -> Path:
     if "SNAP_DATA" in environment:
         return Path(environment["SNAP_DATA"], "state")
     home = environment.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local/state") / "epa-orchestrator"
+    if not home:
+        # Not Path.home(): it raises for a user without a home, who may still name a --socket.
+        home = os.path.expanduser("~/.local/state")
+    return Path(home if os.path.isabs(home) else "/var/lib", "epa-orchestrator")
 
 
 def default_socket(environment: Mapping[str, str] = os.environ) -> Path:

@@ -9,46 +9,17 @@ refuses a second one, and SQLite's exclusive locking mode does without shared me
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import history, ledger
+from epa_daemon import history, ledger, state_folder
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.history import Event
 from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
 
-FILE_NAME = "ledger.db"
-_LOCK_NAME = "lock"
-_APPLICATION_ID = 0x45504131  # "EPA1"
-_SCHEMA_VERSION = 1
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-CREATE TABLE services (
-    name TEXT PRIMARY KEY, pool TEXT NOT NULL, policy TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE claims (
-    service TEXT NOT NULL REFERENCES services (name), cpu INTEGER NOT NULL,
-    node INTEGER, explicit INTEGER NOT NULL CHECK (explicit IN (0, 1)),
-    PRIMARY KEY (service, cpu)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE hugepages (
-    node INTEGER NOT NULL, size_kb INTEGER NOT NULL, service TEXT NOT NULL,
-    count INTEGER NOT NULL CHECK (count > 0), PRIMARY KEY (node, size_kb, service)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, action TEXT NOT NULL,
-    service TEXT NOT NULL, subject TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
-    uid INTEGER, pid INTEGER, snap TEXT NOT NULL
-) STRICT;
-CREATE TABLE imports (
-    sha256 TEXT PRIMARY KEY, updated_at TEXT NOT NULL, imported_at TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
 _KEPT_EVENTS = 10_000
 
 
@@ -63,8 +34,9 @@ class Import:
 class Store:
     """The open store of one state folder."""
 
-    def __init__(self, connection: sqlite3.Connection, lock: int | None):
+    def __init__(self, connection: sqlite3.Connection, path: Path, lock: int | None):
         self._connection = connection
+        self._path = path
         self._lock = lock
 
     def load(self) -> Ledger:
@@ -76,10 +48,10 @@ class Store:
         try:
             loaded = self._read()
         except (sqlite3.Error, ValueError, KeyError) as error:
-            raise CannotStart(f"the store cannot be read: {error}") from error
+            raise CannotStart(f"the store {self._path} cannot be read: {error}") from error
         wrong = ledger.broken_invariants(loaded)
         if wrong:
-            raise CannotStart(f"the store is damaged: {wrong[0]}; restore a backup")
+            raise CannotStart(f"the store {self._path} is damaged: {wrong[0]}; restore a backup")
         return loaded
 
     def _read(self) -> Ledger:
@@ -196,16 +168,12 @@ def open_folder(folder: Path) -> Store:
     Raises:
         CannotStart: another daemon has it, it is of a newer daemon, or it cannot be read.
     """
+    lock = state_folder.lock(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(folder)
-    except OSError as error:
-        raise CannotStart(f"cannot use the state folder {folder}: {error.strerror}") from error
-    try:
-        path = folder / FILE_NAME
-        if not path.exists():
-            _create(path)
-        return Store(_connect(path, shown=path), lock)
+        path = folder / state_folder.DATABASE
+        if not os.path.lexists(path):
+            state_folder.create(path)
+        return Store(state_folder.connect(path, shown=path), path, lock)
     except BaseException:
         os.close(lock)
         raise
@@ -217,95 +185,6 @@ def open_copy(folder: Path, scratch: Path) -> Store | None:
     Raises:
         CannotStart: as in `open_folder`; `DaemonRunning` if a daemon has the folder.
     """
-    if not (folder / FILE_NAME).exists():
-        _refuse_orphaned_log(folder / FILE_NAME)
-        return None
-    try:
-        lock = _lock(folder)
-        try:
-            for suffix in ("", "-wal"):
-                source = folder / f"{FILE_NAME}{suffix}"
-                if source.exists():
-                    (scratch / source.name).write_bytes(source.read_bytes())
-        finally:
-            os.close(lock)
-    except OSError as error:
-        raise CannotStart(f"cannot read the state folder {folder}: {error.strerror}") from error
-    return Store(_connect(scratch / FILE_NAME, shown=folder / FILE_NAME), None)
-
-
-class DaemonRunning(CannotStart):
-    """Another process has this state folder."""
-
-
-def _lock(folder: Path) -> int:
-    lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise DaemonRunning(
-            f"another daemon (pid {holder}) runs on the state folder {folder}; "
-            "stop it first, or give this one another --state"
-        ) from error
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
-    return lock
-
-
-def _refuse_orphaned_log(path: Path) -> None:
-    if path.with_name(f"{path.name}-wal").exists():
-        raise CannotStart(f"{path} is missing although its log {path.name}-wal is there")
-
-
-def _create(path: Path) -> None:
-    """Make an empty store under another name first: an empty file is never a valid store."""
-    _refuse_orphaned_log(path)
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.close(descriptor)
-        with contextlib.closing(sqlite3.connect(new)) as connection:
-            connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} COMMIT;")
-        new.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"cannot create the store {path}: {error}") from error
-
-
-def _connect(path: Path, shown: Path) -> sqlite3.Connection:
-    """Open a store; errors speak of it as `shown`, which a copy is a copy of."""
-    try:
-        uri = f"{path.absolute().as_uri()}?mode=rw"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=1, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        _check(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    except (sqlite3.Error, ValueError) as error:
-        raise CannotStart(
-            f"the store {shown} cannot be used: {error}; it was left as it is: "
-            "restore a backup, or move it away to start without its claims"
-        ) from error
-    return connection
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION_ID:
-        raise ValueError("it is not a store of this daemon")
-    if version > _SCHEMA_VERSION:
-        raise ValueError(
-            f"it was written by a newer daemon (schema {version}, this one knows "
-            f"{_SCHEMA_VERSION}); install that one again"
-        )
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise ValueError(f"it is damaged: {verdict}")
+    copy = state_folder.copy(folder, scratch)
+    original = folder / state_folder.DATABASE
+    return Store(state_folder.connect(copy, original), original, None) if copy else None

@@ -66,7 +66,7 @@ def read_bytes(path: str, advice: str) -> bytes:
 
 def text_of(content: bytes) -> str:
     """The text of a sysfs file without its end: a newline and, on some kernels, a NUL after it."""
-    return content.decode("ascii").rstrip("\0\n")
+    return content.decode("ascii", "backslashreplace").rstrip("\0\n")
 
 
 def read(path: Path, parse: Callable[[str], T], advice: str) -> T:
@@ -79,7 +79,12 @@ def read(path: Path, parse: Callable[[str], T], advice: str) -> T:
     try:
         return parse(text_of(content))
     except ValueError as error:
-        raise FaultyFile(Fault(str(path), "malformed", str(error), advice)) from error
+        raise FaultyFile(malformed(str(path), error)) from error
+
+
+def malformed(path: str, error: ValueError) -> Fault:
+    """The fault of a file whose content is not what the kernel's documents say."""
+    return Fault(path, "malformed", str(error), "report this with the content of the file")
 
 
 def read_first_set(

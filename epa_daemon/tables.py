@@ -127,7 +127,8 @@ def grant(reply: Reply) -> str:
     if "message" in reply:
         return f"{service}: {reply['message']}"
     cpus = reply.get("allocated_cores", reply.get("cores_allocated"))
-    held = f"holds CPUs {cpus}" if cpus else "released"
+    where = f" in NUMA node {reply['numa_node']}" if "numa_node" in reply else ""
+    held = f"holds CPUs {cpus}{where}" if cpus else f"holds no CPUs{where} now"
     return f"{service}: {held}; {reply['remaining_available_cpus']} CPUs free"
 
 

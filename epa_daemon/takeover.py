@@ -178,8 +178,8 @@ def _contradiction(ledger: Ledger, service: str, holding: Holding) -> str | None
     if known and known.pool is not holding.pool:
         return f"{service} is in pool {holding.pool} there and in pool {known.pool} here"
     for cpu in sorted(holding.claims):
-        others = [name for name in ledger.owners.get(cpu, ()) if name != service]
-        if others:
+        others = ledger.owners.get(cpu, ())
+        if others and service not in others:
             return f"CPU {cpu} is held by {service} there and by {' and '.join(others)} here"
     return None
 
@@ -193,7 +193,7 @@ def _merge_holding(
         if prefer == "new":
             return merged
         known = None
-    taken = holding.cpus & ledger.held_by_others(service)
+    taken = holding.cpus & ledger.owned - ledger.cpus_of(service)
     if prefer == "old":
         for cpu in sorted(taken):
             for owner in ledger.owners[cpu]:

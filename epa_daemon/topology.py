@@ -69,6 +69,13 @@ class Topology:
         return {cpu: node for node, cpus in self.nodes.items() for cpu in cpus}
 
     @functools.cached_property
+    def settled(self) -> bool:
+        """Whether every online CPU is where one expects it: nothing is missing or at fault."""
+        cached = frozenset[int]().union(*self.caches)
+        in_nodes = not self.nodes or self.online == frozenset(self.node_of)
+        return in_nodes and not self.faults and cached in (frozenset(), self.online)
+
+    @functools.cached_property
     def places(self) -> Mapping[int, Place]:
         """CPU -> where it stands, for every online CPU."""
         cache_of = {cpu: group for group in self.caches for cpu in group}

@@ -4,12 +4,14 @@
 """The conversations of the clients of today, with their way of using the socket."""
 
 import json
+import socket
 import threading
 from typing import Any
 
+import pytest
 from charms.epa_orchestrator.v0 import epa_client
 
-from tests.functional.daemons import Daemon, Reply
+from tests.functional.daemons import Daemon, Reply, read_to_end
 
 
 def one_recv(daemon: Daemon, request: Reply) -> Reply:
@@ -169,6 +171,23 @@ def test_the_client_library_keeps_its_connection_and_survives_a_restart(daemon: 
             client.allocate_cores("a", 2)
         daemon.restart()
         assert client.list_allocations()["total_allocated_cpus"] == 2
+
+
+def test_the_client_library_reads_the_answer_to_what_it_could_not_send_whole(daemon: Daemon):
+    client = epa_client.EpaClient(str(daemon.socket_path))
+    with pytest.raises(epa_client.Refused) as caught:
+        client.request("list_allocations", padding="x" * 6_000_000)
+    assert caught.value.code == "request-too-long"
+
+
+def test_every_reply_of_a_kept_connection_is_a_line(daemon: Daemon):
+    for last in (b"x" * 70_000, b'{"half'):
+        with daemon.connect() as connection:
+            connection.sendall(b'{"action":"list_allocations","keep_alive":true}\n' + last)
+            connection.shutdown(socket.SHUT_WR)
+            replies = read_to_end(connection)
+        assert replies.count(b"\n") == 2
+        assert replies.endswith(b"\n")
 
 
 def test_a_thousand_requests_on_one_connection(daemon: Daemon):

@@ -4,6 +4,7 @@
 """People's commands against a running daemon."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -67,7 +68,7 @@ def test_a_day_at_the_command_line(daemon: Daemon):
         "1     1       14    14 free        15 free\n"
     )
     assert prints(daemon, "health").startswith("healthy: epa-orchestrator ")
-    assert prints(daemon, "release", "nova") == "nova: released; 10 CPUs free\n"
+    assert prints(daemon, "release", "nova") == "nova: holds no CPUs now; 10 CPUs free\n"
     prints(daemon, "release", "ceph-osd.0", "--numa-node", "1")
     assert prints(daemon, "release", "dpdk", "--hugepages", *pages) == (
         "dpdk: Removed recorded hugepage allocation\n"
@@ -136,7 +137,23 @@ def test_a_daemon_that_does_not_run_exits_69_and_says_what_to_do(daemon: Daemon)
         ("allocate", "a", "--auto", "--numa-node", "0"),
         ("allocate", "a", "--percent", "5", "--numa-node", "0"),
         ("allocate", "a", "--hugepages", "1"),
+        ("allocate", "a", "--cores", "1", "--size-kb", "4"),
+        (
+            "allocate",
+            "a",
+            "--hugepages",
+            "1",
+            "--numa-node",
+            "0",
+            "--size-kb",
+            "4",
+            "--pool",
+            "general",
+        ),
         ("release", "a", "--hugepages"),
+        ("release", "a", "--size-kb", "2048"),
+        ("list", "--timeout", "-1"),
+        ("list", "--timeout", "x"),
         ("list", "--format", "xml"),
         ("frobnicate",),
         (),
@@ -145,3 +162,16 @@ def test_a_daemon_that_does_not_run_exits_69_and_says_what_to_do(daemon: Daemon)
 def test_wrong_usage_exits_2_and_changes_nothing(daemon: Daemon, arguments: tuple[str, ...]):
     assert run(daemon, *arguments).returncode == 2
     assert daemon.owners() == {}
+
+
+def test_a_user_without_a_home_and_a_reader_that_has_seen_enough(daemon: Daemon):
+    command = [sys.executable, "-m", "epa_daemon", "topology"]
+    command += ["--socket", str(daemon.socket_path)]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "HOME": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -246,3 +246,29 @@ def test_a_pool_that_lost_owned_cpus(daemon: Daemon):
     assert reply["error"] == (
         "Existing claims are outside the eligible CPU pool; explicitly release before replacing"
     )
+
+
+def test_pools_that_come_to_overlap_leave_the_general_one_without_cpus(daemon: Daemon):
+    isolated = daemon.root / CPU / "isolated"
+    host_trees.write(isolated, "2-9")
+    reply = daemon.ask("allocate_cores", service_name="g", num_of_cores=1, pool="general")
+    assert reply["error"] == "No CPUs available"
+    problems = daemon.ask("get_health")["problems"]
+    assert problems[0]["text"].startswith("General cpu-pool overlaps isolated CPUs: 8-9")
+    assert daemon.log.read_text().count("overlaps isolated CPUs") == 1
+    host_trees.write(isolated, "2-7")
+    reply = daemon.ask("allocate_cores", service_name="g", num_of_cores=1, pool="general")
+    assert reply["allocated_cores"] == "0"
+
+
+def test_what_is_wrong_with_a_host_is_in_the_log_before_anybody_asks(make_daemon: MakeDaemon):
+    daemon = make_daemon()
+    size = daemon.root / "sys/devices/system/node/node0/hugepages/hugepages-2048kB"
+    (size / "nr_hugepages").unlink()
+    (daemon.root / CPU / "online").unlink()
+    daemon.start()
+    log = daemon.log.read_text()
+    assert f"WARNING {size}/nr_hugepages: No such file" in log
+    assert f"WARNING {daemon.root}/{CPU}/online: No such file" in log
+    texts = [problem["text"] for problem in daemon.ask("get_health")["problems"]]
+    assert len(texts) == 2

@@ -94,6 +94,28 @@ def test_a_live_socket_is_never_replaced_and_a_stale_one_is(
     assert daemon.listing()["total_allocations"] == 0
 
 
+def test_a_refused_start_has_not_taken_over_the_old_state(daemon: Daemon, make_daemon: MakeDaemon):
+    """The older daemon may still be running on the file."""
+    second = make_daemon()
+    second.data.symlink_to(daemon.data)
+    old_state = second.data / "state.json"
+    old_state.write_text(OLD_STATE)
+    assert second.run().returncode == 78
+    takeover = [*second.command()[:3], "takeover", "--prefer", "old"]
+    takeover += ["--data", str(second.data), "--state", str(second.state)]
+    assert subprocess.run(takeover, capture_output=True, check=False).returncode == 78
+    assert old_state.read_text() == OLD_STATE
+    assert not (second.state / "imported").exists()
+
+
+@pytest.mark.parametrize("inside", [".", "state"])
+def test_a_state_folder_that_clients_can_reach_is_refused(make_daemon: MakeDaemon, inside: str):
+    daemon = make_daemon()
+    done = daemon.run("--state", str(daemon.data / inside))
+    assert done.returncode == 78
+    assert "where clients can write" in done.stderr
+
+
 def test_something_else_in_the_place_of_the_socket_is_left_alone(make_daemon: MakeDaemon):
     daemon = make_daemon()
     daemon.data.mkdir()
@@ -197,6 +219,66 @@ def test_check_says_ok_and_touches_nothing(make_daemon: MakeDaemon):
     assert not daemon.state.exists()
     daemon.start()
     assert daemon.run("--check").returncode == 0
+
+
+def test_check_does_not_keep_a_daemon_from_starting(make_daemon: MakeDaemon):
+    daemon = make_daemon().start()
+    daemon.stop()
+    checks = [
+        subprocess.Popen(daemon.command("--check"), stdout=subprocess.DEVNULL) for _ in range(6)
+    ]
+    daemon.start()
+    for check in checks:
+        assert check.wait(20) == 0
+    assert daemon.listing()["total_allocations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--state", "/etc/passwd/x"),
+        ("--data", "/etc/passwd/x"),
+        ("--root", "/nonexistent"),
+    ],
+)
+def test_check_and_start_agree_about_folders(make_daemon: MakeDaemon, option: str, value: str):
+    daemon = make_daemon()
+    for more in ((), ("--check",)):
+        done = daemon.run(option, value, *more)
+        assert done.returncode == 78
+        assert value.removesuffix("/x") in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_check_sees_another_daemon_on_the_socket(daemon: Daemon, make_daemon: MakeDaemon):
+    second = make_daemon()
+    second.data.symlink_to(daemon.data)
+    done = second.run("--check")
+    assert done.returncode == 78
+    assert "another daemon listens on" in done.stdout
+
+
+def test_imported_claims_learn_their_node_at_the_start(make_daemon: MakeDaemon):
+    daemon = make_daemon()
+    daemon.data.mkdir()
+    (daemon.data / "state.json").write_text(OLD_STATE)
+    daemon.start()
+    while "learn-nodes" not in daemon.log.read_text():
+        assert daemon.listing()["total_allocations"] == 2
+    host_trees.write(daemon.root / "sys/devices/system/cpu/online", "0-4,6-15")
+    release = {"service_name": "openstack-hypervisor", "numa_node": 0, "num_of_cores": -1}
+    daemon.ask("allocate_numa_cores", **release)
+    assert daemon.owners() == {"ceph-osd.0": "10"}
+
+
+def test_names_from_an_old_state_cannot_forge_lines_of_the_log(make_daemon: MakeDaemon):
+    daemon = make_daemon()
+    daemon.data.mkdir()
+    state = {"allocations_db": {"allocations": {"a\nERROR forged": "2", "b": "2"}}}
+    (daemon.data / "state.json").write_text(json.dumps(state))
+    daemon.start()
+    daemon.stop()
+    assert "\nERROR forged" not in daemon.log.read_text()
 
 
 @pytest.mark.parametrize(

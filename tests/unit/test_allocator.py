@@ -292,14 +292,30 @@ def test_nodes_that_cannot_serve_say_why():
     assert refused(numa(0, 0)).text == "num_of_cores=0 is invalid for allocate_numa_cores"
 
 
-def test_contested_services_cannot_grow_and_asking_again_moves_them_apart():
-    before = holding_all(a=holding("2-3"), b=holding("3-4"))
-    assert refused(cores(3), before=before).code == "contested"
-    assert refused(numa(0, 3), before=before).code == "contested"
-    _, after = granted(cores(2), before=before)
-    assert held(after, "b") == "3-4"
-    assert 3 not in after.cpus_of("a")
+@pytest.mark.parametrize("request_", [cores(3), numa(0, 3), percent(25)])
+def test_contested_services_cannot_grow(request_: CpuRequest):
+    before = holding_all(a=holding("2-3", node=0), b=holding("3-4", node=0))
+    assert refused(request_, before=before).code == "contested"
+
+
+@pytest.mark.parametrize("request_", [cores(2), numa(0, 2), percent(10)])
+def test_contested_services_keep_what_they_have_when_they_ask_again(request_: CpuRequest):
+    """Not even where nothing is free: an error would be final for the client."""
+    before = holding_all(
+        a=holding("2-3", node=0),
+        b=holding("3-4", node=0),
+        c=holding("5-7,10-15", explicit=True),
+    )
+    _, after = granted(request_, before=before)
+    assert (held(after), held(after, "b")) == ("2-3", "3-4")
+    _, after = granted(cores(1), before=after)
+    assert held(after) == "2"
     assert after.contested == frozenset()
+
+
+def test_a_claim_made_on_a_node_is_replaced_there_even_if_its_cpu_has_moved():
+    before = holding_all(a=holding("10", explicit=True, node=0))
+    assert held(granted(numa(0, 2), before=before)[1]) == "2-3"
 
 
 def test_the_number_of_services_is_bounded():

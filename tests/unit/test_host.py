@@ -115,6 +115,27 @@ def test_online_and_isolated_are_read_afresh(tmp_path: Path):
     assert len(seen.topology.cores) == 3
 
 
+def test_a_repaired_or_late_file_is_seen_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(host, "_FIRST_PATIENCE", 0.0)
+    reader = HostReader(host_trees.regular(nodes=2).write(tmp_path))
+    host_trees.write(tmp_path / NODE / "node1/cpulist", "8-")
+    assert 1 in reader.read().topology.broken_nodes
+    host_trees.write(tmp_path / NODE / "node1/cpulist", "8-15")
+    seen = reader.read().topology
+    assert (seen.broken_nodes, len(seen.nodes[1])) == ({}, 8)
+    assert reader.read().topology is seen, "a settled map is kept"
+    host_trees.write(tmp_path / NODE / "node2/cpulist", "")
+    assert reader.read().topology.nodes[2] == frozenset()
+
+
+def test_an_unsettled_map_is_read_again_ever_more_rarely(tmp_path: Path):
+    reader = HostReader(host_trees.regular(nodes=2).write(tmp_path))
+    host_trees.write(tmp_path / NODE / "node1/cpulist", "8-")
+    assert reader.read().topology is reader.read().topology
+
+
 def test_absent_unreadable_and_malformed_are_told_apart(tmp_path: Path):
     reader = HostReader(host_trees.regular(isolated="2-7").write(tmp_path))
     online = tmp_path / CPU / "online"

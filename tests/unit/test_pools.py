@@ -16,14 +16,14 @@ CLAIMED = holding_all(g=holding("5", pool=Pool.GENERAL))
 
 @pytest.mark.parametrize("value", [None, "", "  ", "isolated", " isolated "])
 def test_values_that_mean_no_general_pool(value: object):
-    assert pools.at_start(value, ISOLATED) is None
+    assert pools.beside(pools.configured(value), ISOLATED) is None
     pools.validate(value, PRESENT, ISOLATED, Ledger())
 
 
 @pytest.mark.parametrize(("value", "cpus"), [("4-7", "4-7"), (5, "5"), (" 6 , 4 - 5 ", "4-6")])
 def test_values_that_are_accepted(value: object, cpus: str):
     pools.validate(value, PRESENT, ISOLATED, Ledger())
-    found = pools.at_start(value, ISOLATED)
+    found = pools.beside(pools.configured(value), ISOLATED)
     assert found is not None
     assert (found.cpus, found.error) == (cpulist.parse(cpus), None)
 
@@ -59,7 +59,7 @@ def test_values_that_are_refused_say_why(value: object, text: str):
 
 @pytest.mark.parametrize("value", ["x", "1-4", True])
 def test_an_unusable_value_leaves_a_pool_without_cpus(value: object):
-    found = pools.at_start(value, ISOLATED)
+    found = pools.beside(pools.configured(value), ISOLATED)
     assert found is not None
     assert found.cpus == frozenset()
     assert found.error

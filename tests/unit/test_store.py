@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import history, store
+from epa_daemon import history, state_folder, store
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
@@ -73,12 +73,12 @@ def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: py
         commit(opened, Ledger(), FULL)
         commit(opened, FULL, Ledger())
     opened.close()
-    with sqlite3.connect(tmp_path / store.FILE_NAME) as connection:
+    with sqlite3.connect(tmp_path / state_folder.DATABASE) as connection:
         rows = connection.execute(
             "SELECT action, service, subject, before, after, uid, pid, snap FROM events"
         ).fetchall()
     assert len(rows) == 10
-    assert ("test", "a", "cpus isolated", "2-3", "", 2, 1, "nova") in rows
+    assert ("test", "a", "cpus isolated", "2-3 non-preemptive", "", 2, 1, "nova") in rows
 
 
 def test_a_second_process_is_refused_with_the_holder_named(tmp_path: Path):
@@ -154,7 +154,7 @@ def test_a_store_that_is_not_sound_is_refused_and_left_alone(
     tmp_path: Path, damage: Callable[[Path], None]
 ):
     filled(tmp_path)
-    path = tmp_path / store.FILE_NAME
+    path = tmp_path / state_folder.DATABASE
     damage(path)
     before = path.read_bytes()
     with pytest.raises(CannotStart):
@@ -165,9 +165,9 @@ def test_a_store_that_is_not_sound_is_refused_and_left_alone(
 def test_a_log_without_its_store_is_refused(tmp_path: Path):
     opened = store.open_folder(tmp_path)
     commit(opened, Ledger(), FULL)
-    (tmp_path / store.FILE_NAME).unlink()
+    (tmp_path / state_folder.DATABASE).unlink()
     opened.close()
-    (tmp_path / f"{store.FILE_NAME}-wal").touch()
+    (tmp_path / f"{state_folder.DATABASE}-wal").touch()
     with pytest.raises(CannotStart, match="is missing although its log"):
         store.open_folder(tmp_path)
 
@@ -176,10 +176,10 @@ def test_a_copy_is_looked_at_without_touching(tmp_path: Path):
     state, scratch = tmp_path / "state", tmp_path / "scratch"
     scratch.mkdir()
     filled(state)
-    before = (state / store.FILE_NAME).read_bytes()
+    before = (state / state_folder.DATABASE).read_bytes()
     copy = store.open_copy(state, scratch)
     assert copy is not None
     assert copy.load() == FULL
     copy.close()
-    assert (state / store.FILE_NAME).read_bytes() == before
+    assert (state / state_folder.DATABASE).read_bytes() == before
     assert store.open_copy(tmp_path / "nothing", scratch) is None

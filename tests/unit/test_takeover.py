@@ -121,11 +121,11 @@ CORRUPT = {
 @pytest.mark.parametrize("content", CORRUPT.values(), ids=CORRUPT.keys())
 def test_a_corrupt_file_is_refused_and_nothing_is_touched(deployment: Deployment, content: str):
     deployment.file.write_text(content)
-    before = deployment.file.stat()
+    before = deployment.file.stat().st_mtime_ns
     with pytest.raises(CannotStart, match=str(deployment.file)) as caught:
         deployment.start()
     assert "\n" not in str(caught.value)
-    assert deployment.file.stat() == before
+    assert deployment.file.stat().st_mtime_ns == before
     assert deployment.file.read_text() == content
     opened = store.open_folder(deployment.state)
     assert opened.load() == Ledger()
@@ -163,6 +163,13 @@ def test_a_cpu_claimed_twice_is_imported_and_reported(
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert "CPU 3 is held by a and b at once" in record.getMessage()
     assert deployment.start().contested == {3}
+
+
+def test_a_later_file_that_agrees_on_a_contested_cpu_is_no_contradiction(deployment: Deployment):
+    deployment.file.write_text(old(a="2-3", b="3-4"))
+    ledger = deployment.start()
+    deployment.file.write_text(old(a="2-3", b="3-4").replace("{", '{"updated_at": "later", ', 1))
+    assert deployment.start() == ledger
 
 
 def test_a_marked_lock_is_reported(deployment: Deployment, caplog: pytest.LogCaptureFixture):

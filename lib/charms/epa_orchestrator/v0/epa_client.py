@@ -224,7 +224,9 @@ class EpaClient:
         """Send, and receive to the end of the stream or of the line."""
         received = bytearray()
         try:
-            connection.sendall(request)
+            # A request that the daemon refuses half-way has an answer all the same.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(request)
             while until is None or not received.endswith(until):
                 data = connection.recv(65536)
                 if not data:
