@@ -84,7 +84,6 @@ async def _drain(engine: Engine, server: Server) -> None:
         )
         logging.shutdown()
         os._exit(1)
-    engine.close()
 
 
 def _abort(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> NoReturn:

@@ -14,11 +14,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from epa_daemon import __version__, allocator, health, history, hugepages, peers, reports
-from epa_daemon.errors import Refusal, StoreFailed
+from epa_daemon.committer import Committer
+from epa_daemon.errors import Refusal
 from epa_daemon.history import Event
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
@@ -76,7 +76,7 @@ class Engine:
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._working = False
         self._commit_started: float | None = None
-        self._committer = ThreadPoolExecutor(1, "commit")
+        self._committer = Committer()
         self._store_error: str | None = None
         self._started = time.monotonic()
 
@@ -100,10 +100,6 @@ class Engine:
         else:
             self._queue.append(_Waiting(request, peer, respond))
             self._work()
-
-    def close(self) -> None:
-        """Let go of the thread; only when not busy."""
-        self._committer.shutdown(wait=True)
 
     def _read(self, request: Request) -> Reply:
         host, rules = self._observer.look(isinstance(request, GetMemoryInfo | GetHealth))
@@ -159,10 +155,11 @@ class Engine:
             self._finish(batch)
             return
         self._commit_started = time.monotonic()
-        done = asyncio.get_running_loop().run_in_executor(
-            self._committer, self._store.commit, self._ledger, batch.ledger, batch.events
+        before = self._ledger
+        self._committer.submit(
+            lambda: self._store.commit(before, batch.ledger, batch.events),
+            lambda failure: self._committed(batch, failure),
         )
-        done.add_done_callback(lambda future: self._committed(future, batch))
 
     def _learned(self) -> Ledger:
         if not self._ledger.nodeless:
@@ -189,25 +186,25 @@ class Engine:
                 request.action(), before, batch.ledger, waiting.peer, snap
             )
 
-    def _committed(self, future: "asyncio.Future[None]", batch: _Batch) -> None:
+    def _committed(self, batch: _Batch, failure: Exception | None) -> None:
         self._commit_started = None
-        try:
-            future.result()
-        except StoreFailed as error:
-            self._store_error = str(error)
-            logger.error(
-                "nothing granted to %d requests: the store in %s failed: %s; check its disk",
-                len(batch.answers),
-                self._state,
-                error,
-            )
-            # Also refusals in this batch: they may rest on a grant that did not come to be.
-            batch.answers = [(w, _store_failure(w, error)) for w, _ in batch.answers]
-        else:
+        if failure is None:
             self._store_error = None
             self._ledger = batch.ledger
+            self._finish(batch)
+            # After the replies: nobody has to wait for the log.
             for event in batch.events:
                 logger.info("%s", event)
+            return
+        self._store_error = str(failure)
+        logger.error(
+            "nothing granted to %d requests: the store in %s failed: %s; check its disk",
+            len(batch.answers),
+            self._state,
+            failure,
+        )
+        # Also refusals in this batch: they may rest on a grant that did not come to be.
+        batch.answers = [(w, _store_failure(w, failure)) for w, _ in batch.answers]
         self._finish(batch)
 
     def _finish(self, batch: _Batch) -> None:
@@ -229,6 +226,6 @@ def _guarded(answer: Callable[[], Reply]) -> Reply:
         return ErrorReply.of(Refusal("internal-error", "The daemon failed; its log says why"))
 
 
-def _store_failure(waiting: _Waiting, error: StoreFailed) -> ErrorReply:
+def _store_failure(waiting: _Waiting, error: Exception) -> ErrorReply:
     kind = "hugepage" if isinstance(waiting.request, AllocateHugepages) else "CPU"
     return ErrorReply.of(Refusal("store-failed", f"Failed to record {kind} allocation: {error}"))

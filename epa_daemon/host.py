@@ -155,22 +155,23 @@ def read_memory(root: Path) -> Memory:
     nodes: dict[int, Mapping[int, Pages]] = {}
     try:
         for node, folder in sysfs.numbered(root / topology.NODES, "node", _CPU_ADVICE).items():
-            nodes[node] = _node_pages(folder / "hugepages")
+            nodes[node] = _node_pages(f"{folder}/hugepages")
     except FaultyFile as error:
         return Memory(fault=error.fault)
     return Memory(nodes)
 
 
-def _node_pages(folder: Path) -> dict[int, Pages]:
-    sizes: dict[int, Path] = {}
-    for path in sysfs.children(folder, _HUGEPAGES_ADVICE):
-        size = path.name.removeprefix("hugepages-").removesuffix("kB")
-        if size.isdecimal() and path.name == f"hugepages-{size}kB":
-            sizes[int(size)] = path
+def _node_pages(folder: str) -> dict[int, Pages]:
+    # Texts and not Path: clients that poll get_memory_info read all of this every time.
+    sizes: dict[int, str] = {}
+    for name in sysfs.children(folder, _HUGEPAGES_ADVICE):
+        size = name.removeprefix("hugepages-").removesuffix("kB")
+        if size.isdecimal() and name == f"hugepages-{size}kB":
+            sizes[int(size)] = f"{folder}/{name}"
     return {
         size: Pages(
-            total=sysfs.read(path / "nr_hugepages", _count, _HUGEPAGES_ADVICE),
-            free=sysfs.read(path / "free_hugepages", _count, _HUGEPAGES_ADVICE),
+            total=sysfs.read(f"{path}/nr_hugepages", _count, _HUGEPAGES_ADVICE),
+            free=sysfs.read(f"{path}/free_hugepages", _count, _HUGEPAGES_ADVICE),
         )
         for size, path in sorted(sizes.items())
     }

@@ -43,8 +43,11 @@ def snap_of(peer: Peer) -> str:
     For the record only, never for a decision: the process may be gone and its pid reused.
     """
     try:
-        with open(f"/proc/{peer.pid}/cgroup", "rb", buffering=0) as file:
-            match = _SNAP.search(file.read(4096))
+        cgroup = os.open(f"/proc/{peer.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            match = _SNAP.search(os.read(cgroup, 4096))
+        finally:
+            os.close(cgroup)
     except OSError:
         return ""
     return match[1].decode() if match else ""

@@ -111,11 +111,8 @@ def listing(pool: Pool, host: Host, ledger: Ledger, rules: Rules) -> ListAllocat
     """
     configured = pools.cpus_of(pool, host, rules)
     eligible = configured & host.grantable
-    owners = [
-        (name, holding)
-        for name, holding in sorted(ledger.holdings.items())
-        if holding.pool is pool
-    ]
+    owners = [item for item in ledger.holdings.items() if item[1].pool is pool]
+    owners.sort(key=lambda item: item[0])
     claimed = frozenset[int]().union(*(holding.cpus for _, holding in owners))
     allocations = [
         Allocation(

@@ -152,6 +152,7 @@ class Connection:
         self._output = b""
         self._open = True
         self._watching_input = False
+        self._watching_output = False
         self.deadline = server.loop.time() + SILENCE_SECONDS
 
     @property
@@ -257,7 +258,7 @@ class Connection:
             logger.warning("dropped a reply to %s: too many replies are not read", self._peer)
             self.close()
         elif self._output:
-            self._server.loop.add_writer(self._socket, self._on_writable)
+            self._watch_output(True)
         elif self._draining is not None:
             self._start_draining()
         elif self._persistent and not self._server.closing:
@@ -266,7 +267,7 @@ class Connection:
             self.close()
 
     def _on_writable(self) -> None:
-        self._server.loop.remove_writer(self._socket)
+        self._watch_output(False)
         self._write()
 
     def _after_reply(self) -> None:
@@ -312,7 +313,7 @@ class Connection:
         if self._open:
             self._open = False
             self._watch_input(False)
-            self._server.loop.remove_writer(self._socket)
+            self._watch_output(False)
             self._socket.close()
             self._server.forget(self)
 
@@ -322,3 +323,10 @@ class Connection:
         elif not wanted and self._watching_input:
             self._server.loop.remove_reader(self._socket)
         self._watching_input = wanted
+
+    def _watch_output(self, wanted: bool) -> None:
+        if wanted and not self._watching_output:
+            self._server.loop.add_writer(self._socket, self._on_writable)
+        elif not wanted and self._watching_output:
+            self._server.loop.remove_writer(self._socket)
+        self._watching_output = wanted

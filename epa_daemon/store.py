@@ -21,6 +21,8 @@ from epa_daemon.history import Event
 from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
 
 _KEPT_EVENTS = 10_000
+# Events go at once by so many; every commit would touch more pages for it.
+_TRIM_EVERY = 256
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Store:
         self._connection = connection
         self._path = path
         self._lock = lock
+        # Unknown how many an earlier process left: trim with the first events.
+        self._untrimmed = _TRIM_EVERY
 
     def load(self) -> Ledger:
         """The ledger as it was last made durable.
@@ -106,7 +110,8 @@ class Store:
         for service in ledger.changed_services(before, after):
             new = after.holdings.get(service)
             old_claims, new_claims = before.claims_of(service), after.claims_of(service)
-            if new is not None:
+            old = before.holdings.get(service)
+            if new and (old is None or (old.pool, old.policy) != (new.pool, new.policy)):
                 execute(
                     "INSERT OR REPLACE INTO services VALUES (?, ?, ?)",
                     (service, new.pool.value, new.policy.value),
@@ -141,14 +146,17 @@ class Store:
                 )
 
     def _write_events(self, events: Sequence[Event]) -> None:
-        cursor = self._connection.executemany(
+        self._connection.executemany(
             "INSERT INTO events (at, action, service, subject, before, after, uid, pid, snap) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [event.row() for event in events],
         )
-        cursor.execute(
-            "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (_KEPT_EVENTS,)
-        )
+        self._untrimmed += len(events)
+        if self._untrimmed >= _TRIM_EVERY:
+            self._untrimmed = 0
+            self._connection.execute(
+                "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (_KEPT_EVENTS,)
+            )
 
     def has_imported(self, sha256: str) -> bool:
         """Whether a state file with this hash was taken over before."""

@@ -69,7 +69,7 @@ def text_of(content: bytes) -> str:
     return content.decode("ascii", "backslashreplace").rstrip("\0\n")
 
 
-def read(path: Path, parse: Callable[[str], T], advice: str) -> T:
+def read(path: str | Path, parse: Callable[[str], T], advice: str) -> T:
     """The parsed content of a file.
 
     Raises:
@@ -108,14 +108,14 @@ def read_first_set(
     raise absent
 
 
-def children(folder: Path, advice: str) -> list[Path]:
-    """What is in a folder, in no order; [] if it is absent.
+def children(folder: str | Path, advice: str) -> list[str]:
+    """The names in a folder, in no order; [] if it is absent.
 
     Raises:
         FaultyFile: the folder is there and cannot be listed.
     """
     try:
-        return [folder / name for name in os.listdir(folder)]
+        return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -130,8 +130,8 @@ def numbered(folder: Path, prefix: str, advice: str) -> dict[int, Path]:
         FaultyFile: the folder is there and cannot be listed.
     """
     found: dict[int, Path] = {}
-    for path in children(folder, advice):
-        number = path.name.removeprefix(prefix)
-        if number != path.name and number.isascii() and number.isdecimal():
-            found[int(number)] = path
+    for name in children(folder, advice):
+        number = name.removeprefix(prefix)
+        if number != name and number.isascii() and number.isdecimal():
+            found[int(number)] = folder / name
     return dict(sorted(found.items()))

@@ -68,6 +68,7 @@ def test_a_failing_commit_changes_nothing_and_the_next_one_works(tmp_path: Path)
 
 def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(store, "_KEPT_EVENTS", 10)
+    monkeypatch.setattr(store, "_TRIM_EVERY", 1)
     opened = store.open_folder(tmp_path)
     for _ in range(10):
         commit(opened, Ledger(), FULL)
