@@ -5,16 +5,19 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from epa_daemon.server import MAX_CONNECTIONS
 from tests import host_trees
-from tests.functional.daemons import Daemon, MakeDaemon, Reply
+from tests.functional.daemons import Daemon, MakeDaemon, Reply, read_to_end
 
 
 def everything(daemon: Daemon) -> tuple[Reply, Reply, Reply]:
@@ -163,3 +166,56 @@ def test_a_reply_comes_after_the_sync_of_its_commit(make_daemon: MakeDaemon):
     replies = [i for i, kind in enumerate(kinds) if kind == "reply"]
     assert len(replies) >= 3
     assert all(kinds[i - 1] == "sync" for i in replies[-3:])
+
+
+@pytest.fixture
+def hanging(make_daemon: MakeDaemon) -> Daemon:
+    """A daemon whose disk takes 7 s for every sync; ready as soon as it listens."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    daemon = make_daemon(host_trees.TWO_SOCKETS)
+    daemon.start().stop()
+    wrapped = daemon.command()
+    inject = "inject=fdatasync,fsync:delay_enter=7000000"
+    daemon.command = lambda *_: [
+        *("strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject),
+        *wrapped,
+    ]
+    return daemon.start()
+
+
+GRANT = b'{"action":"allocate_cores","service_name":"a","num_of_cores":1}'
+
+
+def test_a_disk_that_hangs_is_in_the_health_report_and_keeps_no_place_of_the_vanished(
+    hanging: Daemon,
+):
+    with hanging.connect() as waiting:
+        waiting.sendall(GRANT)
+        for _ in range(MAX_CONNECTIONS - 10):
+            with hanging.connect() as vanishing:
+                vanishing.sendall(GRANT)
+        time.sleep(2.5)
+        assert hanging.descriptors() < 100
+        assert hanging.ask("get_health")["healthy"] is True
+        time.sleep(3.5)
+        (problem,) = hanging.ask("get_health")["problems"]
+        assert problem["code"] == "store-failed"
+        assert "a commit has been running for" in problem["text"]
+        assert hanging.owners() == {}, "nothing is shown before it is durable"
+        assert json.loads(read_to_end(waiting))["cores_allocated"] == 1
+    assert hanging.ask("get_health")["healthy"] is True
+
+
+def test_sigterm_while_the_disk_hangs_ends_in_time_and_acknowledges_nothing(hanging: Daemon):
+    with hanging.connect() as first, hanging.connect() as second:
+        first.sendall(GRANT)
+        time.sleep(0.5)
+        second.sendall(GRANT.replace(b'"a"', b'"b"'))
+        assert hanging.process is not None
+        hanging.process.terminate()
+        assert hanging.process.wait(12) == 1
+        hanging.process = None
+        assert (first.recv(10), second.recv(10)) == (b"", b"")
+    assert "was not acknowledged" in hanging.log.read_text()
+    assert not hanging.socket_path.exists()
