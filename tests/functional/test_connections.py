@@ -9,6 +9,8 @@ import select
 import socket
 import time
 
+from epa_daemon import store
+from epa_daemon.ledger import Ledger
 from tests import host_trees
 from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
 
@@ -128,6 +130,24 @@ def test_more_than_512_clients_wait_for_their_turn(daemon: Daemon):
             connection.close()
         for connection in waiting:
             assert json.loads(read_to_end(connection))["total_allocations"] == 0
+
+
+def test_large_replies_that_nobody_reads_stay_within_bounds(make_daemon: MakeDaemon):
+    daemon = make_daemon()
+    ledger = Ledger()
+    for number in range(4000):
+        ledger = ledger.with_pages((0, 2048), f"{number:04}" + "\N{GRINNING FACE}" * 120, 1)
+    opened = store.open_folder(daemon.state)
+    opened.commit(Ledger(), ledger, [])
+    opened.close()
+    daemon.start()
+    with many(daemon, 100) as greedy:
+        for connection in greedy:
+            connection.sendall(b'{"action":"get_memory_info"}')
+        reply = daemon.listing()
+        assert reply["total_allocations"] == 0
+        assert daemon.memory_kb() < 150_000
+    assert daemon.log.read_text().count("dropping replies") == 1
 
 
 def test_running_out_of_descriptors_is_survived(make_daemon: MakeDaemon):
