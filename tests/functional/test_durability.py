@@ -170,13 +170,13 @@ def test_a_reply_comes_after_the_sync_of_its_commit(make_daemon: MakeDaemon):
 
 @pytest.fixture
 def hanging(make_daemon: MakeDaemon) -> Daemon:
-    """A daemon whose disk takes 7 s for every sync; ready as soon as it listens."""
+    """A daemon whose disk takes 10 s for its first sync; ready as soon as it listens."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     daemon = make_daemon(host_trees.TWO_SOCKETS)
     daemon.start().stop()
     wrapped = daemon.command()
-    inject = "inject=fdatasync,fsync:delay_enter=7000000"
+    inject = "inject=fdatasync,fsync:delay_enter=10000000:when=1"
     daemon.command = lambda *_: [
         *("strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", inject),
         *wrapped,
@@ -190,7 +190,7 @@ GRANT = b'{"action":"allocate_cores","service_name":"a","num_of_cores":1}'
 def test_a_disk_that_hangs_is_in_the_health_report_and_keeps_no_place_of_the_vanished(
     hanging: Daemon,
 ):
-    with hanging.connect() as waiting:
+    with hanging.connect(60) as waiting:
         waiting.sendall(GRANT)
         for _ in range(MAX_CONNECTIONS - 10):
             with hanging.connect() as vanishing:
