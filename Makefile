@@ -25,7 +25,7 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 
 static: .venv/.installed
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf .venv .tox .pytest_cache .ruff_cache .hypothesis

@@ -142,7 +142,7 @@ def check(settings: Settings) -> list[Problem]:
 
 
 def _check_folders(settings: Settings) -> None:
-    if not settings.root.is_dir():
+    if not os.path.isdir(settings.root):
         raise CannotStart(f"there is no host tree {settings.root}")
     state, data = settings.state.absolute(), settings.data.absolute()
     if state == data or data in state.parents:
