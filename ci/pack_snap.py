@@ -18,6 +18,8 @@ from typing import Any
 
 import craft_parts
 import yaml
+from craft_parts import packages
+from craft_parts.packages import base
 
 # Keys of snapcraft.yaml that describe the build and not the snap.
 _BUILD_KEYS = ("parts", "platforms", "adopt-info")
@@ -50,6 +52,8 @@ def _run_parts(project: dict[str, Any], build: Path) -> str:
     parts = project["parts"]
     for part in parts.values():
         part.pop("build-snaps", None)
+    # Debian packages would need python-apt, of the system's Python; no part names any.
+    packages.Repository = base.DummyRepository  # pyright: ignore[reportPrivateImportUsage]
     lifecycle = craft_parts.LifecycleManager(
         {"parts": parts},
         application_name="packsnap",

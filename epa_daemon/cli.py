@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_daemon(commands)
     _add_takeover(commands)
     _add_reads(commands)
+    _add_record(commands)
     _add_allocate(commands)
     _add_release(commands)
     return parser
@@ -166,6 +167,20 @@ def _add_reads(commands: Any) -> None:
     )
     _command(commands, "topology", people.topology, "Show the host map and who owns each CPU.")
     _command(commands, "health", people.health, "Show whether everything works (exit 1 if not).")
+
+
+def _add_record(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "record",
+        people.record,
+        "Record this host's shape and the daemon's answers in a folder, for a bug report or for "
+        "`daemon --root`.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="made by this command")
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), help="host tree to record (default: /)"
+    )
 
 
 def _add_allocate(commands: Any) -> None:
