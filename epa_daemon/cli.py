@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_daemon(commands)
     _add_takeover(commands)
     _add_reads(commands)
+    _add_record(commands)
     _add_allocate(commands)
     _add_release(commands)
     return parser
@@ -119,8 +120,14 @@ def _add_daemon(commands: Any) -> None:
         "--root", type=Path, default=Path("/"), help="host tree to read (default: /)"
     )
     parser.add_argument(
+        "--options-file",
+        type=Path,
+        default=settings.default_options_file(),
+        metavar="FILE",
+        help="where accepted options are kept (default: %(default)s); the options below win",
+    )
+    parser.add_argument(
         "--cpu-pool",
-        default="",
         metavar="LIST",
         help="CPUs of the general pool; empty or 'isolated' for none",
     )
@@ -160,6 +167,20 @@ def _add_reads(commands: Any) -> None:
     )
     _command(commands, "topology", people.topology, "Show the host map and who owns each CPU.")
     _command(commands, "health", people.health, "Show whether everything works (exit 1 if not).")
+
+
+def _add_record(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "record",
+        people.record,
+        "Record this host's shape and the daemon's answers in a folder, for a bug report or for "
+        "`daemon --root`.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="made by this command")
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), help="host tree to record (default: /)"
+    )
 
 
 def _add_allocate(commands: Any) -> None:
@@ -205,12 +226,12 @@ def _positive(text: str) -> int:
 
 def _daemon(options: argparse.Namespace) -> int:
     # Only here: the other commands answer in a third of the time without it.
-    from epa_daemon import daemon
+    from epa_daemon import daemon, preflight
     from epa_daemon.replies import Problem
 
     if options.check:
         try:
-            problems = daemon.check(_daemon_settings(options))
+            problems = preflight.check(_daemon_settings(options))
         except CannotStart as error:
             problems = [Problem(code="settings", text=str(error))]
         return _report_check([problem.model_dump() for problem in problems], options.format)
@@ -221,13 +242,14 @@ def _daemon(options: argparse.Namespace) -> int:
 
 
 def _daemon_settings(options: argparse.Namespace) -> Settings:
-    numbers: dict[str, int] = {}
-    for option in settings.POLICY_LIMITS:
-        field = option.removeprefix("policy.").replace("-", "_")
+    flags: dict[str, Any] = {}
+    for field, option in settings.POLICY_FIELDS.items():
         value = getattr(options, field)
         if value is not None:
-            numbers[field] = settings.policy_number(option, value)
-    return Settings(options.root, options.data, options.state, options.cpu_pool, **numbers)
+            flags[field] = settings.policy_number(option, value)
+    if options.cpu_pool is not None:
+        flags["cpu_pool"] = options.cpu_pool
+    return Settings(options.root, options.data, options.state, options.options_file, flags)
 
 
 def _report_check(problems: list[dict[str, Any]], style: str) -> int:

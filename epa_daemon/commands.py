@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import tables
+from epa_daemon import recording, settings, tables
 
 UNHEALTHY = 1
 
@@ -70,6 +70,14 @@ def health(options: argparse.Namespace) -> int:
     reply = _client(options).get_health()
     _show(options, reply, tables.health(reply))
     return 0 if reply["healthy"] else UNHEALTHY
+
+
+def record(options: argparse.Namespace) -> int:
+    """Run the command `record`."""
+    about = recording.record(
+        options.folder, options.root, _client(options), settings.default_options_file()
+    )
+    return _show(options, about, tables.recording(options.folder, about))
 
 
 def allocate(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 # Copyright 2026 the EPA Orchestrator authors
 # See LICENSE file for licensing details.
 
-"""The daemon's life: start, serve until told to stop, and the check of everything before it."""
+"""The daemon's life: start, and serve until told to stop."""
 
 import asyncio
 import logging
@@ -9,20 +9,16 @@ import os
 import resource
 import signal
 import socket
-import tempfile
 import time
-from pathlib import Path
 from typing import Any, NoReturn
 
-from epa_daemon import listener, pools, state_folder, store, takeover
+from epa_daemon import listener, pools, preflight, store, takeover
 from epa_daemon.engine import Engine
-from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
-from epa_daemon.replies import Problem
 from epa_daemon.server import MAX_CONNECTIONS, Server
-from epa_daemon.settings import Settings
+from epa_daemon.settings import Options, Settings
 from epa_daemon.store import Store
 
 logger = logging.getLogger(__name__)
@@ -38,25 +34,27 @@ def run(settings: Settings) -> None:
     Raises:
         CannotStart: with the reason, in one line; nothing was changed.
     """
-    _check_folders(settings)
+    preflight.check_folders(settings)
     opened = store.open_folder(settings.state)
     try:
         # Before the import: the older daemon may still be running on the file.
         listener.check(settings.socket)
+        # With the state in hand: whoever changes the file now knows to tell the daemon too.
+        options = settings.options()
         ledger = takeover.run(settings.data, settings.state, opened, opened.load(), None)
-        asyncio.run(_serve(settings, opened, ledger))
+        asyncio.run(_serve(settings, options, opened, ledger))
     finally:
         opened.close()
 
 
-async def _serve(settings: Settings, opened: Store, ledger: Ledger) -> None:
+async def _serve(settings: Settings, options: Options, opened: Store, ledger: Ledger) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_abort)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     _allow_descriptors()
-    rules = settings.rules(pools.configured(settings.cpu_pool))
+    rules = options.rules(pools.configured(options.cpu_pool))
     observer = Observer(HostReader(settings.root), rules)
     engine = Engine(opened, ledger, observer, str(settings.state))
     engine.start()
@@ -117,56 +115,6 @@ def _notify(message: str) -> None:
             logger.warning("cannot notify the service manager at %s: %s", address, error)
 
 
-def check(settings: Settings) -> list[Problem]:
-    """What would keep the daemon from working with these settings and this state.
-
-    Looks at copies and changes nothing. Where a daemon runs on the state, only the settings are
-    checked: the running daemon has proven that its state is good.
-    """
-    problems: list[Problem] = []
-    ledger = Ledger()
-    try:
-        _check_folders(settings)
-        ledger = _check_state(settings)
-        listener.check(settings.socket)
-    except state_folder.DaemonRunning:
-        pass
-    except CannotStart as error:
-        problems.append(Problem(code="cannot-start", text=str(error)))
-    host = HostReader(settings.root).read()
-    try:
-        pools.validate(settings.cpu_pool, host.topology.present, host.isolated, ledger)
-    except pools.PoolError as error:
-        problems.append(Problem(code="invalid-cpu-pool", text=str(error)))
-    return problems
-
-
-def _check_folders(settings: Settings) -> None:
-    if not os.path.isdir(settings.root):
-        raise CannotStart(f"there is no host tree {settings.root}")
-    state, data = settings.state.absolute(), settings.data.absolute()
-    if state == data or data in state.parents:
-        raise CannotStart(
-            f"the state folder {state} is in the shared folder, where clients can write; "
-            "give another --state"
-        )
-
-
-def _check_state(settings: Settings) -> Ledger:
-    state_folder.check_writable(settings.state)
-    with tempfile.TemporaryDirectory(prefix="epa-check-") as scratch:
-        copy = store.open_copy(settings.state, Path(scratch))
-        try:
-            ledger = copy.load() if copy else Ledger()
-            old = takeover.read(settings.data / takeover.FILE_NAME)
-            if old and not (copy and copy.has_imported(old.source.sha256)):
-                ledger = takeover.merge(ledger, old, None)
-        finally:
-            if copy:
-                copy.close()
-    return ledger
-
-
 def take_over(settings: Settings, prefer: takeover.Prefer) -> bool:
     """Import an old state that contradicts the ledger, by the operator's word; daemon stopped.
 
@@ -177,7 +125,7 @@ def take_over(settings: Settings, prefer: takeover.Prefer) -> bool:
         CannotStart: a daemon runs on the state or the socket, or the old state cannot be
             understood.
     """
-    _check_folders(settings)
+    preflight.check_folders(settings)
     opened = store.open_folder(settings.state)
     try:
         listener.check(settings.socket)

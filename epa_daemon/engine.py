@@ -16,7 +16,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from epa_daemon import __version__, allocator, health, history, hugepages, peers, reports
+from epa_daemon import (
+    __version__,
+    allocator,
+    health,
+    history,
+    hugepages,
+    peers,
+    pools,
+    reports,
+)
 from epa_daemon.committer import Committer
 from epa_daemon.errors import Refusal
 from epa_daemon.history import Event
@@ -27,6 +36,7 @@ from epa_daemon.peers import Peer
 from epa_daemon.pools import Rules
 from epa_daemon.protocol import (
     AllocateHugepages,
+    Configure,
     CpuRequest,
     GetHealth,
     GetMemoryInfo,
@@ -34,7 +44,8 @@ from epa_daemon.protocol import (
     ListAllocations,
     Request,
 )
-from epa_daemon.replies import ErrorReply, HealthReply, Reply
+from epa_daemon.replies import ConfigureReply, ErrorReply, HealthReply, Reply
+from epa_daemon.settings import Options
 from epa_daemon.store import Store
 
 logger = logging.getLogger(__name__)
@@ -44,14 +55,15 @@ _BATCH_SECONDS = 0.02
 # A commit that takes longer is a problem that an operator should hear of.
 _SLOW_COMMIT_SECONDS = 5.0
 
+Change = CpuRequest | AllocateHugepages | Configure
 Respond = Callable[[Reply], None]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A change that waits for its commit."""
+    """A change that waits for its turn."""
 
-    request: CpuRequest | AllocateHugepages
+    request: Change
     peer: Peer
     respond: Respond
 
@@ -92,7 +104,7 @@ class Engine:
 
     def submit(self, request: Request, peer: Peer, respond: Respond) -> None:
         """Answer a request: now for a read, after its commit for a change."""
-        if not isinstance(request, CpuRequest | AllocateHugepages):
+        if not isinstance(request, Change):
             respond(_guarded(lambda: self._read(request)))
         elif not peers.may_change(peer):
             text = f"uid {peer.uid} may only read; changes need root or the daemon's user"
@@ -125,6 +137,7 @@ class Engine:
             state=self._state,
             services=len(self._ledger.services()),
             claimed_cpus=len(self._ledger.owned),
+            options=reports.options(self._observer.configured),
             problems=problems,
         )
 
@@ -147,10 +160,14 @@ class Engine:
         if batch.ledger is not self._ledger:
             batch.events += history.events("learn-nodes", self._ledger, batch.ledger)
         deadline = time.monotonic() + _BATCH_SECONDS
-        while self._queue:
-            self._decide(self._queue.popleft(), batch)
-            if time.monotonic() > deadline:
-                break
+        while self._queue and time.monotonic() <= deadline:
+            request = self._queue[0].request
+            if not isinstance(request, Configure):
+                self._decide(self._queue.popleft(), request, batch)
+            elif batch.answers or batch.ledger is not self._ledger:
+                break  # Options are judged by what is committed.
+            else:
+                self._configure(self._queue.popleft(), request)
         if batch.ledger is self._ledger:
             self._finish(batch)
             return
@@ -167,8 +184,29 @@ class Engine:
         host, _ = self._observer.look()
         return self._ledger.with_nodes_learned(host.topology.node_of)
 
-    def _decide(self, waiting: _Waiting, batch: _Batch) -> None:
-        request, before = waiting.request, batch.ledger
+    def _configure(self, waiting: _Waiting, request: Configure) -> None:
+        def configure() -> Reply:
+            host, _ = self._observer.look()
+            current = self._observer.configured.general
+            present = host.topology.present
+            try:
+                general = pools.accept(
+                    request.cpu_pool, current, present, host.isolated, self._ledger
+                )
+            except pools.PoolError as error:
+                raise Refusal("invalid-cpu-pool", str(error)) from error
+            options = Options(**request.model_dump(include=set(Options.__annotations__)))
+            self._observer.configure(options.rules(general))
+            reply = reports.options(self._observer.configured)
+            logger.info("configured by uid %d: %s", waiting.peer.uid, reply)
+            return ConfigureReply(options=reply)
+
+        waiting.respond(_guarded(configure))
+
+    def _decide(
+        self, waiting: _Waiting, request: CpuRequest | AllocateHugepages, batch: _Batch
+    ) -> None:
+        before = batch.ledger
 
         def decide() -> Reply:
             if isinstance(request, AllocateHugepages):

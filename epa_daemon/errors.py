@@ -14,6 +14,7 @@ ErrorCode = Literal[
     "invalid-count",
     "not-permitted",
     "pool-not-configured",
+    "invalid-cpu-pool",
     "host-unreadable",
     "memory-unreadable",
     "wrong-pool",

@@ -24,6 +24,16 @@ class Observer:
         self._isolated: frozenset[int] | None = None
         self._known_faults: set[Fault] = set()
 
+    @property
+    def configured(self) -> Rules:
+        """The rules as they were configured, whatever this host makes of them."""
+        return self._configured
+
+    def configure(self, rules: Rules) -> None:
+        """Go by other rules from the next look on."""
+        self._configured = rules
+        self._isolated = None
+
     def look(self, with_memory: bool = False) -> tuple[Host, Rules]:
         """The host now, and the rules that hold on it."""
         host = self._reader.read(with_memory)

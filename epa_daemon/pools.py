@@ -125,6 +125,27 @@ def validate(
         raise PoolError(EXCLUDES.format(ranges=cpulist.format_ranges(claimed - cpus)))
 
 
+def accept(
+    value: object,
+    current: GeneralPool | None,
+    present: frozenset[int],
+    isolated: frozenset[int],
+    ledger: Ledger,
+) -> GeneralPool | None:
+    """The pool that a new value of `cpu-pool` stands for.
+
+    A value that says what is configured already is not checked again: the host may have changed
+    since, and an operator who sets something else must not be held up by it.
+
+    Raises:
+        PoolError: see `validate`.
+    """
+    new = configured(value)
+    if new != current or (new and new.error):
+        validate(value, present, isolated, ledger)
+    return new
+
+
 def _check_present(component: str, present: frozenset[int]) -> None:
     first, last = cpulist.component_range(component)
     if first != last and last > max(present, default=-1):

@@ -11,7 +11,14 @@ from epa_daemon.errors import ErrorCode, Refusal
 from epa_daemon.ledger import Policy, Pool
 from epa_daemon.protocol import VERSION
 
-FEATURES = ["non-preemptive-allocations", "cpu-pools", "topology", "health", "keep-alive"]
+FEATURES = [
+    "non-preemptive-allocations",
+    "cpu-pools",
+    "topology",
+    "health",
+    "keep-alive",
+    "configure",
+]
 
 
 class Reply(BaseModel):
@@ -186,6 +193,22 @@ class Problem(BaseModel):
     text: str
 
 
+class Configured(BaseModel):
+    """The options in force; `cpu_pool` is `isolated` where there is no general pool."""
+
+    cpu_pool: str
+    small_system_percent: int
+    large_system_threshold: int
+    large_system_reserved: int
+
+
+class ConfigureReply(Reply):
+    """New options are in force."""
+
+    version: str = VERSION
+    options: Configured
+
+
 class HealthReply(Reply):
     """Whether everything works, and what does not."""
 
@@ -197,4 +220,5 @@ class HealthReply(Reply):
     state: str
     services: int
     claimed_cpus: int
+    options: Configured
     problems: list[Problem]

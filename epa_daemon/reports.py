@@ -18,6 +18,7 @@ from epa_daemon.replies import (
     AllocateCoresReply,
     AllocateNumaCoresReply,
     Allocation,
+    Configured,
     CpuInfo,
     CpuPool,
     ListAllocationsReply,
@@ -138,6 +139,17 @@ def listing(pool: Pool, host: Host, ledger: Ledger, rules: Rules) -> ListAllocat
             eligible_cpus=cpulist.format_ranges(eligible),
             unavailable_allocated_cpus=cpulist.format_ranges(claimed - eligible),
         ),
+    )
+
+
+def options(rules: Rules) -> Configured:
+    """The options in force, the pool as ranges."""
+    general = rules.general
+    return Configured(
+        cpu_pool="isolated" if general is None else cpulist.format_ranges(general.cpus),
+        small_system_percent=rules.small_system_percent,
+        large_system_threshold=rules.large_system_threshold,
+        large_system_reserved=rules.large_system_reserved,
     )
 
 

@@ -65,6 +65,20 @@ def lock(folder: Path) -> int:
     return held
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a daemon has a folder, perhaps one that is starting and does not listen yet."""
+    try:
+        held = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        _take(held, fcntl.LOCK_SH, folder, patience=0)
+    except DaemonRunning:
+        return True
+    os.close(held)
+    return False
+
+
 def _take(held: int, kind: int, folder: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
     while True:

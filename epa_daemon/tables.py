@@ -142,3 +142,10 @@ def health(reply: Reply) -> str:
     ]
     lines += [f"- {problem['text']} [{problem['code']}]" for problem in reply["problems"]]
     return "\n".join(lines)
+
+
+def recording(folder: object, about: Reply) -> str:
+    """What was recorded, and what could not be."""
+    lines = [f"recorded {about['files']} files in {folder}"]
+    lines += [f"- not read: {name}: {why}" for name, why in about["not_read"].items()]
+    return "\n".join(lines)

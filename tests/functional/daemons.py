@@ -25,7 +25,7 @@ class Daemon:
 
     folder: Path
     root: Path
-    cpu_pool: str = ""
+    cpu_pool: str | None = ""
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     process: subprocess.Popen[str] | None = None
@@ -55,7 +55,8 @@ class Daemon:
         return [
             *(sys.executable, "-m", "epa_daemon", "daemon"),
             *("--root", str(self.root), "--data", str(self.data), "--state", str(self.state)),
-            *("--cpu-pool", self.cpu_pool, *self.arguments, *more),
+            *(() if self.cpu_pool is None else ("--cpu-pool", self.cpu_pool)),
+            *(*self.arguments, *more),
         ]
 
     def launch(self) -> "subprocess.Popen[str]":

@@ -70,7 +70,9 @@ def test_allocate_numa_cores(daemon: Daemon):
     )
 
 
-FEATURES = '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive"]'
+FEATURES = (
+    '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","configure"]'
+)
 
 
 def test_list_allocations(daemon: Daemon):
