@@ -43,7 +43,9 @@ def check(charm: Path, snap: Path) -> None:
             _demand(there, f"the package {package} is missing")
         bundled = packed.read("bundle/epa-orchestrator.snap")
         _demand(bundled == snap.read_bytes(), "the bundled snap is another")
-        _demand(bool(packed.getinfo("dispatch").external_attr >> 16 & 0o111), "dispatch cannot run")
+        _demand(
+            bool(packed.getinfo("dispatch").external_attr >> 16 & 0o111), "dispatch cannot run"
+        )
         manifest = packed.read("manifest.yaml").decode()
     _check_wheels(names)
     _check_architecture(snap, manifest)
@@ -63,12 +65,12 @@ def _check_wheels(names: set[str]) -> None:
 
 def _check_architecture(snap: Path, manifest: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            ["unsquashfs", "-quiet", "-no-progress", "-dest", f"{folder}/s", snap, "meta/snap.yaml"],
-            check=True,
-            stdout=subprocess.DEVNULL,
+        unpacked = f"{folder}/snap"
+        command = ["unsquashfs", "-quiet", "-no-progress", "-dest", unpacked, str(snap)]
+        subprocess.run(  # noqa: S603 - a list, and no shell
+            [*command, "meta/snap.yaml"], check=True, stdout=subprocess.DEVNULL
         )
-        described = Path(folder, "s/meta/snap.yaml").read_text()
+        described = Path(unpacked, "meta/snap.yaml").read_text()
     architectures = re.findall(r"\b(amd64|arm64)\b", described.partition("architectures")[2])[:1]
     _demand(bool(architectures), "the snap names no architecture")
     _demand(architectures[0] in manifest, f"the snap is for {architectures[0]}, the charm is not")

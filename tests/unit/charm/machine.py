@@ -183,7 +183,7 @@ class Machine:
         target = slot or ("snapd", plug[1])
         self._change(f"connect {plug[0]}:{plug[1]}" + (f" {slot[0]}:{slot[1]}" if slot else ""))
         assert plug[1] in self._find(plug[0]).plugs
-        self.connections.add((*plug, *target))
+        self.connections.add((plug[0], plug[1], target[0], target[1]))
 
     def _install(self, name: str, channel: str) -> None:
         self._change(f"install {name} {channel}")
@@ -212,22 +212,19 @@ class Machine:
         if path == "/v2/apps" and query == {"names": NAME}:
             active = self._find(NAME).active
             people = [] if self.snap.old else [{"snap": NAME, "name": NAME}]
-            return [
-                {"snap": NAME, "name": "daemon", "daemon": "simple", "active": active},
-                *people,
-            ]
+            service = {"snap": NAME, "name": "daemon", "daemon": "simple", "active": active}
+            return [service, *people]
         if path == "/v2/connections" and query == {"select": "all"}:
-            return {
-                "plugs": [self._plug(s, p) for s, found in self.snaps.items() for p in found.plugs]
-            }
+            every = [(name, plug) for name, found in self.snaps.items() for plug in found.plugs]
+            return {"plugs": [self._plug(name, plug) for name, plug in every]}
         raise AssertionError(f"unknown read: {path} {query}")
 
     def _plug(self, snap: str, plug: str) -> dict[str, Any]:
         slots = [c for c in self.connections if c[:2] == (snap, plug)]
         entry = {"snap": snap, "plug": plug, "interface": self.snaps[snap].plugs[plug]}
-        return entry | (
-            {"connections": [{"snap": c[2], "slot": c[3]} for c in slots]} if slots else {}
-        )
+        connections = [{"snap": connection[2], "slot": connection[3]} for connection in slots]
+        # snapd leaves the key out where there is none.
+        return entry | ({"connections": connections} if connections else {})
 
     def _snapd_run(self, *arguments: str, seconds: float) -> str:
         match arguments:

@@ -137,7 +137,10 @@ def test_a_check_that_says_nothing_useful_is_no_reason(said: str, finished: Mach
 def test_a_daemon_whose_replies_make_no_sense_counts_as_dead(
     finished: Machine, unit: Unit, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(FakeDaemon, "answer", lambda *_: {"version": "1.0"})
+    def answer(*_: object) -> dict[str, str]:
+        return {"version": "1.0"}
+
+    monkeypatch.setattr(FakeDaemon, "answer", answer)
     assert unit.hook() == ops.BlockedStatus(
         "daemon does not answer after a restart: see snap logs epa-orchestrator"
     )
