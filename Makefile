@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pack bench lint format static clean
+.PHONY: demo test pack bench lab-shell lint format static clean
 
 demo: .venv/.installed ## Run the daemon on a recorded host and play what its clients send
 	$(BIN)/python -m demo
@@ -17,6 +17,9 @@ pack: ## Pack the snap, and the charm with it, into dist
 
 bench: .venv/.installed ## Measure the daemon against floors taken in the same run
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
+lab-shell: .venv/.installed ## A root shell in a virtual machine with the snap installed
+	$(BIN)/python -m tests.integration.lab $(LAB_OPTIONS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -39,7 +39,8 @@ def unconnected(installed: Template) -> Iterator[Orchestrator]:
 def deployed_template(
     lab: Lab, bare: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Template:
-    packed = standins.pack(DEPLOYED, tmp_path_factory.mktemp("deployed") / "deployed.snap")
+    packed = tmp_path_factory.mktemp("deployed") / "deployed.snap"
+    standins.pack(DEPLOYED, packed)
     prepare = functools.partial(_deploy, snap=packed)
     return lab.derive("deployed", bare, prepare, [DEPLOYED, Path(__file__)])
 

@@ -54,6 +54,14 @@ class Orchestrator:
     def log(self) -> str:
         return self.machine.run("snap logs -n=all epa-orchestrator").stdout
 
+    def owners_deployed(self) -> dict[str, str]:
+        """What the stand-in for the deployed daemon lists."""
+        return self.ask("list_allocations")["allocations"]
+
     def refresh(self) -> None:
-        """To a new revision, of the same file."""
-        self.machine.run(f"snap install --dangerous {SNAP}", timeout=180)
+        """To a new revision: that of the file that the machine carries."""
+        done = self.try_to_refresh()
+        assert done.returncode == 0, done
+
+    def try_to_refresh(self) -> Result:
+        return self.machine.run(f"snap install --dangerous {SNAP}", check=False, timeout=240)

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(packed: Path, python312: str, tmp_path: Path) -> Iterator[Run]:
+def run(packed: Path, python312: str, tmp_path: Path) -> Run:
     """Runs an event of the unzipped charm; returns its calls of hook tools and exit code."""
     charm, state = tmp_path / "charm", tmp_path / "state.json"
     with zipfile.ZipFile(packed) as file:
@@ -69,7 +69,7 @@ def run(packed: Path, python312: str, tmp_path: Path) -> Iterator[Run]:
         assert result["code"] == 0, result["stderr"]
         return result
 
-    yield run
+    return run
 
 
 def status(result: dict[str, Any]) -> list[str]:

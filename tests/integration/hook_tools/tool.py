@@ -21,7 +21,9 @@ class Unknown(Exception):
     """A call that no charm of ours makes."""
 
 
-def answer(tool: str, arguments: list[str], state: dict[str, Any]) -> str | None:
+def answer(  # noqa: C901 - a table
+    tool: str, arguments: list[str], state: dict[str, Any]
+) -> str | None:
     """What the tool prints; None for nothing."""
     match [tool, *arguments]:
         case ["juju-log", "--log-level", _, "--", _]:
