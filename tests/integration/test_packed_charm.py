@@ -7,7 +7,6 @@ What it does where there is one is tested in a machine of its own. Takes EPA_CHA
 """
 
 import json
-import os
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.integration import charm_files
 
 ROOT = Path(__file__).parents[2]
 NO_SNAPD = "snapd is not running; start it: systemctl start snapd.socket"
@@ -38,17 +39,7 @@ def python312() -> str:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    charm = os.environ.get("EPA_CHARM")
-    if charm is None:
-        out = tmp_path_factory.mktemp("packed")
-        done = subprocess.run(
-            [ROOT / "ci/pack-charm", ROOT, out], capture_output=True, text=True, check=False
-        )
-        if "missing: " in done.stderr:
-            pytest.skip(done.stderr.strip())
-        assert done.returncode == 0, done.stderr
-        charm = done.stdout.splitlines()[-1]
-    return Path(charm)
+    return charm_files.packed_charm(tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture

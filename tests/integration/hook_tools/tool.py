@@ -5,8 +5,9 @@
 """One script under the names of Juju's hook tools: answers from a file, records every call.
 
 `EPA_HOOK_STATE` names a JSON file: {"config": {}, "relations": {"endpoint": {"id": ["unit"]}},
-"resource": PATH or null, "parameters": {}, "leader": false}. `EPA_HOOK_RECORD` names the file that
-gets a JSON line for each call: [tool, arguments...]. What it does not know, fails. Standard library
+"resource": PATH or null, "parameters": {}, "leader": false}. `EPA_HOOK_RECORD` names the file
+that gets a JSON line for each call: [tool, arguments...].
+What it does not know, fails. Standard library
 only, so that it runs in any machine.
 """
 
