@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import json
 import logging
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -25,6 +26,7 @@ SERVICE = "daemon"
 SLOT = "epa-info"
 PEOPLES_COMMAND = "epa-orchestrator"
 
+_HOOK_SAID = re.compile(r"\(run hook \"[^\"]+\": (.+)\)$")
 _LONG = datetime.timedelta(days=365)
 _CHECK_SECONDS = 60.0
 _PASSING = ("snap-change-conflict", "network-timeout", "dns-failure", "store-down")
@@ -177,14 +179,15 @@ def told(what: str) -> Generator[None]:
 def reason(message: str) -> str:
     """The sentence that matters in snapd's message.
 
-    A change that a hook refused comes as a list of tasks with the hook's output between dashes.
+    A change that a hook refused comes as a list of tasks, with what the hook said in brackets, or
+    between dashes where that was several lines.
     """
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    dashes = [
-        index for index, line in enumerate(lines) if set(line) <= {"-", ")"} and "--" in line
-    ]
+    dashes = [i for i, line in enumerate(lines) if "--" in line and set(line) <= {"-", ")"}]
     if len(dashes) >= 2 and dashes[1] > dashes[0] + 1:
         return lines[dashes[1] - 1]
     if len(lines) > 1 and lines[0].startswith("cannot perform the following tasks"):
-        return lines[1].removeprefix("- ")
+        task = lines[1].removeprefix("- ")
+        said = _HOOK_SAID.search(task)
+        return said[1] if said else task
     return lines[0] if lines else "no reason given"

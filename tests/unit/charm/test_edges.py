@@ -116,6 +116,11 @@ def test_a_command_that_hangs_or_is_missing_is_a_failure(
         ("simple", "simple"),
         ("", "no reason given"),
         ("cannot perform the following tasks:\n- Fetch (boom)", "Fetch (boom)"),
+        (
+            'cannot perform the following tasks:\n- Run configure hook of "x" snap '
+            '(run hook "configure": Invalid cpu-pool configuration: no (such) CPU)',
+            "Invalid cpu-pool configuration: no (such) CPU",
+        ),
         ("cannot perform the following tasks:\n- Run hook (run:\n-----\na\nlast\n-----)", "last"),
     ],
 )
