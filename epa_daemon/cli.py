@@ -13,9 +13,10 @@ from typing import Any
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import __version__, logs, settings
+from epa_daemon import __version__, logs, options, settings
 from epa_daemon import commands as people
 from epa_daemon.errors import CannotStart
+from epa_daemon.options import OptionsFile
 from epa_daemon.settings import Settings
 
 # sysexits.h; the service manager and scripts tell the cases apart by these.
@@ -31,9 +32,9 @@ _POLICIES = ("legacy", "non-preemptive")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    asked = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
+        code = asked.run(asked)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -131,7 +132,7 @@ def _add_daemon(commands: Any) -> None:
         metavar="LIST",
         help="CPUs of the general pool; empty or 'isolated' for none",
     )
-    for option, (least, most) in settings.POLICY_LIMITS.items():
+    for option, (least, most) in options.POLICY_LIMITS.items():
         parser.add_argument(
             f"--{option.removeprefix('policy.')}", metavar="N", help=f"{least} to {most}"
         )
@@ -177,7 +178,11 @@ def _add_record(commands: Any) -> None:
         "Record this host's shape and the daemon's answers in a folder, for a bug report or for "
         "`daemon --root`.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="made by this command")
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        help="made by this command; - for a tar archive on stdout",
+    )
     parser.add_argument(
         "--root", type=Path, default=Path("/"), help="host tree to record (default: /)"
     )
@@ -224,32 +229,33 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _daemon(options: argparse.Namespace) -> int:
+def _daemon(asked: argparse.Namespace) -> int:
     # Only here: the other commands answer in a third of the time without it.
     from epa_daemon import daemon, preflight
     from epa_daemon.replies import Problem
 
-    if options.check:
+    if asked.check:
         try:
-            problems = preflight.check(_daemon_settings(options))
+            problems = preflight.check(_daemon_settings(asked))
         except CannotStart as error:
             problems = [Problem(code="settings", text=str(error))]
-        return _report_check([problem.model_dump() for problem in problems], options.format)
-    chosen = _daemon_settings(options)
-    logs.configure(options.log_level)
+        return _report_check([problem.model_dump() for problem in problems], asked.format)
+    chosen = _daemon_settings(asked)
+    logs.configure(asked.log_level)
     daemon.run(chosen)
     return 0
 
 
-def _daemon_settings(options: argparse.Namespace) -> Settings:
+def _daemon_settings(asked: argparse.Namespace) -> Settings:
     flags: dict[str, Any] = {}
-    for field, option in settings.POLICY_FIELDS.items():
-        value = getattr(options, field)
+    for field, option in options.POLICY_FIELDS.items():
+        value = getattr(asked, field)
         if value is not None:
-            flags[field] = settings.policy_number(option, value)
-    if options.cpu_pool is not None:
-        flags["cpu_pool"] = options.cpu_pool
-    return Settings(options.root, options.data, options.state, options.options_file, flags)
+            flags[field] = options.policy_number(option, value)
+    if asked.cpu_pool is not None:
+        flags["cpu_pool"] = asked.cpu_pool or None
+    kept = OptionsFile(asked.options_file, flags)
+    return Settings(asked.root, asked.data, asked.state, kept)
 
 
 def _report_check(problems: list[dict[str, Any]], style: str) -> int:
@@ -262,11 +268,11 @@ def _report_check(problems: list[dict[str, Any]], style: str) -> int:
     return EXIT_CONFIG if problems else 0
 
 
-def _takeover(options: argparse.Namespace) -> int:
+def _takeover(asked: argparse.Namespace) -> int:
     from epa_daemon import daemon
 
     logs.configure("info")
-    chosen = Settings(Path("/"), options.data, options.state)
-    if not daemon.take_over(chosen, options.prefer):
-        print(f"there is no old state in {options.data}; nothing to do")
+    chosen = Settings(Path("/"), asked.data, asked.state)
+    if not daemon.take_over(chosen, asked.prefer):
+        print(f"there is no old state in {asked.data}; nothing to do")
     return 0

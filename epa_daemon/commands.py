@@ -77,6 +77,9 @@ def record(options: argparse.Namespace) -> int:
     about = recording.record(
         options.folder, options.root, _client(options), settings.default_options_file()
     )
+    if options.folder == "-":
+        print(tables.recording("the archive", about), file=sys.stderr)
+        return 0
     return _show(options, about, tables.recording(options.folder, about))
 
 

@@ -10,15 +10,18 @@ import resource
 import signal
 import socket
 import time
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from epa_daemon import listener, pools, preflight, store, takeover
 from epa_daemon.engine import Engine
+from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
+from epa_daemon.options import Options, OptionsFile, Prefer
 from epa_daemon.server import MAX_CONNECTIONS, Server
-from epa_daemon.settings import Options, Settings
+from epa_daemon.settings import Settings
 from epa_daemon.store import Store
 
 logger = logging.getLogger(__name__)
@@ -40,23 +43,35 @@ def run(settings: Settings) -> None:
         # Before the import: the older daemon may still be running on the file.
         listener.check(settings.socket)
         # With the state in hand: whoever changes the file now knows to tell the daemon too.
-        options = settings.options()
-        ledger = takeover.run(settings.data, settings.state, opened, opened.load(), None)
+        options = settings.options.kept()
+        prefer = options.takeover_prefer
+        ledger = takeover.run(settings.data, settings.state, opened, opened.load(), prefer)
+        _forget_preference(settings.options, options)
         asyncio.run(_serve(settings, options, opened, ledger))
+    except CannotStart:
+        raise
+    except Exception as error:
+        _abort({"message": "the daemon failed", "exception": error})
     finally:
         opened.close()
 
 
+def _forget_preference(file: OptionsFile, options: Options) -> None:
+    """An operator's word is for the contradiction that was seen, not for a later one."""
+    if options.takeover_prefer and file.path:
+        file.keep(replace(options, takeover_prefer=None))
+
+
 async def _serve(settings: Settings, options: Options, opened: Store, ledger: Ledger) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_abort)
+    loop.set_exception_handler(lambda _, context: _abort(context))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     _allow_descriptors()
     rules = options.rules(pools.configured(options.cpu_pool))
     observer = Observer(HostReader(settings.root), rules)
-    engine = Engine(opened, ledger, observer, str(settings.state))
+    engine = Engine(opened, ledger, observer, settings)
     engine.start()
     with listener.listening(settings.socket) as listening:
         server = Server(listening, engine.submit)
@@ -84,7 +99,7 @@ async def _drain(engine: Engine, server: Server) -> None:
         os._exit(1)
 
 
-def _abort(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> NoReturn:
+def _abort(context: dict[str, Any]) -> NoReturn:
     """A bug outside any request: end at once and be restarted, rather than go on half broken.
 
     The service manager restarts after a signal (on-abnormal), not after a refusal to start.
@@ -115,7 +130,7 @@ def _notify(message: str) -> None:
             logger.warning("cannot notify the service manager at %s: %s", address, error)
 
 
-def take_over(settings: Settings, prefer: takeover.Prefer) -> bool:
+def take_over(settings: Settings, prefer: Prefer) -> bool:
     """Import an old state that contradicts the ledger, by the operator's word; daemon stopped.
 
     Returns:

@@ -27,25 +27,26 @@ from epa_daemon import (
     reports,
 )
 from epa_daemon.committer import Committer
-from epa_daemon.errors import Refusal
+from epa_daemon.errors import CannotStart, Refusal
 from epa_daemon.history import Event
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
+from epa_daemon.options import OptionsFile
 from epa_daemon.peers import Peer
 from epa_daemon.pools import Rules
 from epa_daemon.protocol import (
     AllocateHugepages,
-    Configure,
     CpuRequest,
     GetHealth,
     GetMemoryInfo,
     GetTopology,
     ListAllocations,
+    Reload,
     Request,
 )
-from epa_daemon.replies import ConfigureReply, ErrorReply, HealthReply, Reply
-from epa_daemon.settings import Options
+from epa_daemon.replies import ErrorReply, HealthReply, ReloadReply, Reply
+from epa_daemon.settings import Settings
 from epa_daemon.store import Store
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ _BATCH_SECONDS = 0.02
 # A commit that takes longer is a problem that an operator should hear of.
 _SLOW_COMMIT_SECONDS = 5.0
 
-Change = CpuRequest | AllocateHugepages | Configure
+Change = CpuRequest | AllocateHugepages | Reload
 Respond = Callable[[Reply], None]
 
 
@@ -80,11 +81,12 @@ class _Batch:
 class Engine:
     """Owns the ledger and the store; used from one event loop."""
 
-    def __init__(self, store: Store, ledger: Ledger, observer: Observer, state: str):
+    def __init__(self, store: Store, ledger: Ledger, observer: Observer, settings: Settings):
         self._store = store
         self._ledger = ledger
         self._observer = observer
-        self._state = state
+        self._state = str(settings.state)
+        self._options = settings.options
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._working = False
         self._commit_started: float | None = None
@@ -162,12 +164,12 @@ class Engine:
         deadline = time.monotonic() + _BATCH_SECONDS
         while self._queue and time.monotonic() <= deadline:
             request = self._queue[0].request
-            if not isinstance(request, Configure):
+            if not isinstance(request, Reload):
                 self._decide(self._queue.popleft(), request, batch)
             elif batch.answers or batch.ledger is not self._ledger:
                 break  # Options are judged by what is committed.
             else:
-                self._configure(self._queue.popleft(), request)
+                self._reload(self._queue.popleft())
         if batch.ledger is self._ledger:
             self._finish(batch)
             return
@@ -184,24 +186,32 @@ class Engine:
         host, _ = self._observer.look()
         return self._ledger.with_nodes_learned(host.topology.node_of)
 
-    def _configure(self, waiting: _Waiting, request: Configure) -> None:
-        def configure() -> Reply:
-            host, _ = self._observer.look()
-            current = self._observer.configured.general
-            present = host.topology.present
+    def _reload(self, waiting: _Waiting) -> None:
+        def reload() -> Reply:
+            rules = self._judged(self._options)
             try:
-                general = pools.accept(
-                    request.cpu_pool, current, present, host.isolated, self._ledger
-                )
-            except pools.PoolError as error:
-                raise Refusal("invalid-cpu-pool", str(error)) from error
-            options = Options(**request.model_dump(include=set(Options.__annotations__)))
-            self._observer.configure(options.rules(general))
-            reply = reports.options(self._observer.configured)
-            logger.info("configured by uid %d: %s", waiting.peer.uid, reply)
-            return ConfigureReply(options=reply)
+                # Kept first: a start from now on finds what is about to hold.
+                self._options.accept()
+            except OSError as error:
+                raise Refusal("store-failed", f"Failed to keep the options: {error}") from error
+            self._observer.configure(rules)
+            shown = reports.options(rules)
+            logger.info("options reloaded for %s: %s", waiting.peer, shown)
+            return ReloadReply(options=shown)
 
-        waiting.respond(_guarded(configure))
+        waiting.respond(_guarded(reload))
+
+    def _judged(self, file: OptionsFile) -> Rules:
+        host, _ = self._observer.look()
+        current, present = self._observer.configured.general, host.topology.present
+        try:
+            options = file.offered()
+            general = pools.accept(options.cpu_pool, current, present, host.isolated, self._ledger)
+        except pools.PoolError as error:
+            raise Refusal("invalid-cpu-pool", str(error)) from error
+        except CannotStart as error:
+            raise Refusal("invalid-options", str(error)) from error
+        return options.rules(general)
 
     def _decide(
         self, waiting: _Waiting, request: CpuRequest | AllocateHugepages, batch: _Batch

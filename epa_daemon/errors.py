@@ -15,6 +15,7 @@ ErrorCode = Literal[
     "not-permitted",
     "pool-not-configured",
     "invalid-cpu-pool",
+    "invalid-options",
     "host-unreadable",
     "memory-unreadable",
     "wrong-pool",

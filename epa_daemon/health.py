@@ -45,10 +45,11 @@ def _outside(pool: Pool, host: Host, ledger: Ledger, rules: Rules) -> list[Probl
     for name, cpus in sorted(claimed.items()):
         lost, offline = cpus - configured, cpus & configured - host.grantable
         if lost:
-            text = (
-                f"{name} holds {cpulist.format_ranges(lost)}, no longer in pool {pool}; "
-                "put them back into the pool, or release"
-            )
+            text = f"{name} holds {cpulist.format_ranges(lost)}, no longer in pool {pool}; "
+            if pool is Pool.GENERAL and rules.general is None:
+                text += "configure the pool again (snap set epa-orchestrator cpu-pool=...)"
+            else:
+                text += "put them back into the pool, or release"
             found.append(Problem(code="claims-outside-pool", text=text))
         if offline:
             text = f"{name} holds {cpulist.format_ranges(offline)}, which are offline"

@@ -56,7 +56,7 @@ class Rules:
 
 def is_unset(value: object) -> bool:
     """Whether a value of `cpu-pool` means "no general pool"."""
-    return value is None or (isinstance(value, str) and value.strip() in ("", "isolated"))
+    return value is None or (isinstance(value, str) and value.strip() == "isolated")
 
 
 def parse(value: object) -> frozenset[int] | None:
@@ -73,6 +73,8 @@ def parse(value: object) -> frozenset[int] | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise PoolError("cpu-pool must be 'isolated' or a CPU list")
     try:
+        if not str(value).strip():
+            raise cpulist.CpuListError("Invalid cpu-pool CPU list component: ''")
         return cpulist.parse(str(value))
     except cpulist.CpuListError as error:
         raise PoolError(str(error)) from error

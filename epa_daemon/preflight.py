@@ -11,9 +11,10 @@ from epa_daemon import listener, pools, state_folder, store, takeover
 from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
+from epa_daemon.options import Options
 from epa_daemon.pools import GeneralPool
 from epa_daemon.replies import Problem
-from epa_daemon.settings import Options, Settings
+from epa_daemon.settings import Settings
 
 
 def check(settings: Settings) -> list[Problem]:
@@ -33,7 +34,7 @@ def check(settings: Settings) -> list[Problem]:
     except CannotStart as error:
         problems.append(Problem(code="cannot-start", text=str(error)))
     try:
-        options = settings.options()
+        options = settings.options.kept()
         host = HostReader(settings.root).read()
         pools.validate(options.cpu_pool, host.topology.present, host.isolated, ledger)
     except CannotStart as error:
@@ -43,7 +44,7 @@ def check(settings: Settings) -> list[Problem]:
     return problems
 
 
-def accept(settings: Settings, before: Options, options: Options) -> GeneralPool | None:
+def accept(settings: Settings, before: Options | None, options: Options) -> GeneralPool | None:
     """The general pool of new options, instead of those before, while no daemon runs.
 
     Raises:
@@ -53,7 +54,7 @@ def accept(settings: Settings, before: Options, options: Options) -> GeneralPool
     """
     ledger = stored_ledger(settings)
     host = HostReader(settings.root).read()
-    current = pools.configured(before.cpu_pool)
+    current = pools.configured(before.cpu_pool) if before else None
     return pools.accept(options.cpu_pool, current, host.topology.present, host.isolated, ledger)
 
 
@@ -86,7 +87,7 @@ def stored_ledger(settings: Settings) -> Ledger:
             ledger = copy.load() if copy else Ledger()
             old = takeover.read(settings.data / takeover.FILE_NAME)
             if old and not (copy and copy.has_imported(old.source.sha256)):
-                ledger = takeover.merge(ledger, old, None)
+                ledger = takeover.merge(ledger, old, settings.options.kept().takeover_prefer)
         finally:
             if copy:
                 copy.close()

@@ -150,22 +150,8 @@ class GetHealth(Request):
     """Read the health report."""
 
 
-class Configure(Request):
-    """Replace the options that decisions depend on; what is absent takes its default.
-
-    `cpu_pool` is as snapd stores it, and judged by the pool's own rules.
-    """
-
-    cpu_pool: Any = None
-    small_system_percent: Annotated[
-        WholeNumber, Field(ge=1, le=100, description="must be a whole number from 1 to 100")
-    ] = 80
-    large_system_threshold: Annotated[
-        WholeNumber, Field(ge=1, le=65536, description="must be a whole number from 1 to 65536")
-    ] = 100
-    large_system_reserved: Annotated[
-        WholeNumber, Field(ge=0, le=65535, description="must be a whole number from 0 to 65535")
-    ] = 16
+class Reload(Request):
+    """Take the options that wait in the options file; it carries none itself."""
 
 
 ACTIONS: dict[str, type[Request]] = {
@@ -177,7 +163,7 @@ ACTIONS: dict[str, type[Request]] = {
     "allocate_hugepages": AllocateHugepages,
     "get_topology": GetTopology,
     "get_health": GetHealth,
-    "configure": Configure,
+    "reload": Reload,
 }
 _ACTION_OF = {model: action for action, model in ACTIONS.items()}
 

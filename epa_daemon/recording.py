@@ -7,8 +7,12 @@ It is what tests replay a machine from, and the first thing to attach to a bug r
 """
 
 import datetime
+import io
 import json
 import os
+import sys
+import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +45,12 @@ _FACTS = {
 }
 
 
-def record(folder: Path, root: Path, client: epa_client.EpaClient, options: Path | None) -> Reply:
+def record(target: str, root: Path, client: epa_client.EpaClient, options: Path | None) -> Reply:
     """Record a host and its daemon.
 
     Args:
-        folder: where to; made here, so that nothing is overwritten.
+        target: the folder, made here so that nothing is overwritten; `-` for standard output, as
+            a tar archive.
         root: the host tree, / for this host.
         client: asks the daemon; one that does not answer is recorded as such.
         options: the file with the accepted options, if there is one.
@@ -69,7 +74,11 @@ def record(folder: Path, root: Path, client: epa_client.EpaClient, options: Path
         "files": len(files),
         "not_read": not_read,
     }
-    _write(folder, {**files, "record.json": _json(about)})
+    files["record.json"] = _json(about)
+    if target == "-":
+        _pack(files)
+    else:
+        _write(Path(target), files)
     return about
 
 
@@ -123,6 +132,14 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             path.write_bytes(content)
     except OSError as error:
         raise CannotStart(
-            f"cannot record into {folder}: {error.strerror}; name a folder that is not there "
-            "yet, in your home or, for the snap, below /var/snap/epa-orchestrator/common"
+            f"cannot record into {folder}: {error.strerror}; name a folder that is not there yet "
+            "(for the snap: below /var/snap/epa-orchestrator/common), or - for standard output"
         ) from error
+
+
+def _pack(files: Mapping[str, bytes]) -> None:
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"host/{name}")
+            member.size, member.mtime = len(content), int(time.time())
+            archive.addfile(member, io.BytesIO(content))

@@ -17,7 +17,7 @@ FEATURES = [
     "topology",
     "health",
     "keep-alive",
-    "configure",
+    "reload",
 ]
 
 
@@ -193,7 +193,7 @@ class Problem(BaseModel):
     text: str
 
 
-class Configured(BaseModel):
+class OptionsInForce(BaseModel):
     """The options in force; `cpu_pool` is `isolated` where there is no general pool."""
 
     cpu_pool: str
@@ -202,11 +202,11 @@ class Configured(BaseModel):
     large_system_reserved: int
 
 
-class ConfigureReply(Reply):
-    """New options are in force."""
+class ReloadReply(Reply):
+    """The options were read again."""
 
     version: str = VERSION
-    options: Configured
+    options: OptionsInForce
 
 
 class HealthReply(Reply):
@@ -220,5 +220,5 @@ class HealthReply(Reply):
     state: str
     services: int
     claimed_cpus: int
-    options: Configured
+    options: OptionsInForce
     problems: list[Problem]

@@ -18,11 +18,11 @@ from epa_daemon.replies import (
     AllocateCoresReply,
     AllocateNumaCoresReply,
     Allocation,
-    Configured,
     CpuInfo,
     CpuPool,
     ListAllocationsReply,
     NodeInfo,
+    OptionsInForce,
     Reply,
     TopologyReply,
 )
@@ -142,10 +142,10 @@ def listing(pool: Pool, host: Host, ledger: Ledger, rules: Rules) -> ListAllocat
     )
 
 
-def options(rules: Rules) -> Configured:
+def options(rules: Rules) -> OptionsInForce:
     """The options in force, the pool as ranges."""
     general = rules.general
-    return Configured(
+    return OptionsInForce(
         cpu_pool="isolated" if general is None else cpulist.format_ranges(general.cpus),
         small_system_percent=rules.small_system_percent,
         large_system_threshold=rules.large_system_threshold,

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from charms.epa_orchestrator.v0 import epa_client
 
+from epa_daemon import options as option_rules
 from epa_daemon import pools, preflight, reports, settings, state_folder
 from epa_daemon.errors import CannotStart, EpaError
-from epa_daemon.settings import Options, Settings
+from epa_daemon.options import Options, OptionsFile
+from epa_daemon.settings import Settings
 
 # A daemon that starts answers within a second; a slow disk may take its time.
 _STARTING_SECONDS = 30.0
@@ -37,14 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path("/"),
         settings.default_data(),
         settings.default_state(),
-        settings.default_options_file(),
+        OptionsFile(settings.default_options_file()),
     )
+    return run(hook, here)
+
+
+def run(hook: Any, here: Settings) -> int:
+    """Run a hook, its failure being one line on standard error; returns the exit code."""
     try:
         hook(here)
     except pools.PoolError as error:
         print(f"Invalid cpu-pool configuration: {error}", file=sys.stderr)
         return 1
-    except (EpaError, epa_client.EpaError, OSError) as error:
+    except (EpaError, epa_client.EpaError, OSError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -56,16 +64,22 @@ def install(here: Settings) -> None:
 
 
 def configure(here: Settings) -> None:
-    """Have the options judged, by the running daemon if there is one, and keep them."""
+    """Have the options judged, by the running daemon if there is one, and kept.
+
+    Where anything fails, the daemon and its file are as before, as snapd's options are.
+    """
     stored = _stored_options()
     options = _read(stored, stored.get("cpu-pool"))
+    marked = _group(stored, "internal").get(_VALIDATED)
     before = _kept(here)
-    accepted, alone = _judged(here, before, options)
-    _write(here, options)
-    if alone and state_folder.in_use(here.state):
-        _tell_the_started(here, before, options)
-    if _group(stored, "internal").get(_VALIDATED) != accepted:
-        _snapctl("set", f"internal.{_VALIDATED}={json.dumps(accepted)}")
+    try:
+        accepted = _have_judged(here, before, options)
+        if marked != accepted:
+            _snapctl("set", f"internal.{_VALIDATED}={json.dumps(accepted)}")
+        _await_answer(here)
+    except BaseException:
+        _restore(here, before)
+        raise
 
 
 def post_refresh(here: Settings) -> None:
@@ -76,40 +90,43 @@ def post_refresh(here: Settings) -> None:
     """
     stored = _stored_options()
     last = _group(stored, "internal").get(_VALIDATED)
-    options = _read(stored, last if isinstance(last, str) else None)
     here.data.mkdir(mode=0o755, exist_ok=True)
-    _write(here, options)
+    here.options.keep(_read(stored, last if isinstance(last, str) else None))
     for problem in preflight.check(here):
         if problem.code == "cannot-start":
             raise _Undo(f"this revision cannot take over: {problem.text}")
         print(problem.text, file=sys.stderr)
 
 
-def _judged(here: Settings, before: Options, options: Options) -> tuple[str, bool]:
-    """The accepted pool as ranges, or `isolated`; and whether no daemon had a say."""
+def _have_judged(here: Settings, before: Options | None, options: Options) -> str:
+    """The accepted pool as ranges, or `isolated`; the options are kept, and hold if one runs."""
+    # A running daemon has taken over whatever there was.
+    here.options.offer(replace(options, takeover_prefer=None))
     deadline = time.monotonic() + _STARTING_SECONDS
     while True:
         try:
-            return _tell(here, options), False
+            accepted = _reload(here)
         except epa_client.NotRunning as error:
             try:
                 general = preflight.accept(here, before, options)
-                return reports.options(options.rules(general)).cpu_pool, True
             except state_folder.DaemonRunning:
                 if time.monotonic() > deadline:
-                    raise _Undo(
-                        f"the daemon runs and does not listen on {here.socket}; "
-                        "look at: snap logs epa-orchestrator.daemon"
-                    ) from error
+                    raise _silent(here) from error
+            else:
+                here.options.keep(options)
+                if not state_folder.in_use(here.state):
+                    return reports.options(options.rules(general)).cpu_pool
+                # A daemon has started meanwhile, perhaps with the options from before.
+        else:
+            if options.takeover_prefer:
+                _snapctl("unset", "takeover.prefer")
+            return accepted
         time.sleep(0.1)
 
 
-def _tell(here: Settings, options: Options) -> str:
-    fields = {"cpu_pool": options.cpu_pool} | {
-        name: getattr(options, name) for name in settings.POLICY_FIELDS
-    }
+def _reload(here: Settings) -> str:
     try:
-        reply = epa_client.EpaClient(str(here.socket)).request("configure", **fields)
+        reply = epa_client.EpaClient(str(here.socket)).request("reload")
     except epa_client.Refused as error:
         if error.code == "invalid-cpu-pool":
             raise pools.PoolError(error.text) from error
@@ -117,31 +134,56 @@ def _tell(here: Settings, options: Options) -> str:
     return cast("str", reply["options"]["cpu_pool"])
 
 
-def _tell_the_started(here: Settings, before: Options, options: Options) -> None:
-    """A daemon has started meanwhile, perhaps with the options from before."""
+def _restore(here: Settings, before: Options | None) -> None:
+    """Undo what has been done; a daemon that only answers later finds nothing new either."""
+    here.options.withdraw()
+    if before is None:
+        return
+    here.options.keep(before)
     try:
-        _judged(here, before, options)
-    except Exception:
-        _write(here, before)
-        raise
+        _reload(here)
+    except epa_client.NotRunning:
+        pass
+    except (epa_client.EpaError, pools.PoolError) as error:
+        print(f"the daemon has not gone back to the options from before: {error}", file=sys.stderr)
 
 
-def _kept(here: Settings) -> Options:
+def _await_answer(here: Settings) -> None:
+    """Let `snap install` and `snap refresh` end when clients can connect, where it runs at all."""
+    deadline = time.monotonic() + _STARTING_SECONDS
+    while " active " in _snapctl("services"):
+        try:
+            epa_client.EpaClient(str(here.socket)).list_allocations()
+        except epa_client.NotRunning as error:
+            if time.monotonic() > deadline:
+                raise _silent(here) from error
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _silent(here: Settings) -> _Undo:
+    return _Undo(
+        f"the daemon runs and does not listen on {here.socket}; "
+        "look at: snap logs epa-orchestrator.daemon"
+    )
+
+
+def _kept(here: Settings) -> Options | None:
     try:
-        return here.options()
+        return here.options.kept()
     except CannotStart as error:
         # This very hook is how an operator writes the file anew.
         print(f"{error}; it is replaced", file=sys.stderr)
-        return Options()
-
-
-def _write(here: Settings, options: Options) -> None:
-    assert here.options_file is not None
-    settings.write_options(here.options_file, options)
+        return None
 
 
 def _stored_options() -> dict[str, Any]:
-    return json.loads(_snapctl("get", "-d", "cpu-pool", "internal", "policy"))
+    answer = _snapctl("get", "-d", "cpu-pool", "internal", "policy", "takeover")
+    try:
+        return json.loads(answer)
+    except ValueError as error:
+        raise _Undo(f"snapctl get answered {answer[:200]!r}: {error}") from error
 
 
 def _group(stored: dict[str, Any], name: str) -> dict[str, Any]:
@@ -158,16 +200,17 @@ def _group(stored: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _read(stored: dict[str, Any], cpu_pool: Any) -> Options:
     policy = {f"policy.{key}": value for key, value in _group(stored, "policy").items()}
-    unknown = sorted(policy.keys() - settings.POLICY_LIMITS.keys())
+    unknown = sorted(policy.keys() - option_rules.POLICY_LIMITS.keys())
     if unknown:
-        known = ", ".join(settings.POLICY_LIMITS)
+        known = ", ".join(option_rules.POLICY_LIMITS)
         raise _Undo(f"Invalid {unknown[0]}: there is no such option; there are {known}")
     numbers = {
-        field: settings.policy_number(option, policy[option])
-        for field, option in settings.POLICY_FIELDS.items()
+        field: option_rules.policy_number(option, policy[option])
+        for field, option in option_rules.POLICY_FIELDS.items()
         if policy.get(option) is not None
     }
-    return Options(cpu_pool, **numbers)
+    prefer = option_rules.prefer({"takeover_prefer": _group(stored, "takeover").get("prefer")})
+    return Options(cpu_pool, takeover_prefer=prefer, **numbers)
 
 
 def _snapctl(*arguments: str) -> str:

@@ -11,11 +11,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from epa_daemon import cpulist, history
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.ledger import Claim, Holding, Ledger, PageKey, Policy, Pool
+from epa_daemon.options import Prefer
 from epa_daemon.store import Import, Store
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "state.json"
 _COMPANIONS = (FILE_NAME, f"{FILE_NAME}.lock", f"{FILE_NAME}.1")
 
-Prefer = Literal["old", "new"]
 Choice = TypeVar("Choice", Policy, Pool)
 
 
@@ -161,8 +161,9 @@ def merge(ledger: Ledger, old: OldState, prefer: Prefer | None) -> Ledger:
         contradiction = _contradiction(ledger, service, holding)
         if contradiction and prefer is None:
             raise CannotStart(
-                f"the old state contradicts the ledger: {contradiction}; run "
-                "'epa-orchestrator takeover --prefer old' (or 'new') to say which one counts"
+                f"the old state contradicts the ledger: {contradiction}; say which one counts: "
+                "snap set epa-orchestrator takeover.prefer=old (or =new), then refresh or start "
+                "again; or, with the daemon stopped, epa-orchestrator takeover --prefer old"
             )
     merged = ledger
     for service, holding in old.holdings.items():

@@ -70,9 +70,7 @@ def test_allocate_numa_cores(daemon: Daemon):
     )
 
 
-FEATURES = (
-    '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","configure"]'
-)
+FEATURES = '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","reload"]'
 
 
 def test_list_allocations(daemon: Daemon):

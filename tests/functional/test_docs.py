@@ -4,7 +4,7 @@
 """The examples of docs/reference/socket-api.md, replayed; EPA_DOCS_UPDATE=1 records them anew.
 
 Comments in the page set the scene: `start` a daemon on a recorded host, change or `remove` a
-`file` of it, speak `as nobody`, or make the store's disk `full`.
+`file` of it, speak `as nobody`, make the store's disk `full`, or `offer` options to the daemon.
 """
 
 import json
@@ -65,6 +65,8 @@ class Stage:
             case "remove":
                 there = self.daemon.root / path
                 shutil.rmtree(there) if there.is_dir() else there.unlink()
+            case "offer":
+                (self.daemon.folder / "options.json.new").write_text(rest)
             case "full":
                 resource.prlimit(self.daemon.pid, resource.RLIMIT_FSIZE, (1, 1))
             case _:
@@ -73,7 +75,9 @@ class Stage:
     def _start(self, options: dict[str, str]) -> None:
         if self.daemon:
             self.daemon.stop()
-        self.daemon = self._make(host_trees.HOSTS / options["host"], cpu_pool=options["pool"])
+        self.daemon = self._make(host_trees.HOSTS / options["host"], cpu_pool=options.get("pool"))
+        kept = ("--options-file", str(self.daemon.folder / "options.json"))
+        self.daemon.arguments = kept
         if "state" in options:
             self.daemon.data.mkdir()
             (self.daemon.data / "state.json").write_text(options["state"])
@@ -109,6 +113,8 @@ class Stage:
         text = json.dumps(json.loads(reply), indent=1, ensure_ascii=False)
         text = re.sub(r"\{\n\s+([^{}\[\]]*?)\n\s+\}", compact, text)
         text = text.replace(str(self.daemon.root), "")
+        options = "/var/snap/epa-orchestrator/current/options.json"
+        text = text.replace(str(self.daemon.folder / "options.json"), options)
         text = text.replace(str(self.daemon.state), "/var/snap/epa-orchestrator/common/state")
         for pattern, constant in CHANGING:
             text = pattern.sub(constant, text)

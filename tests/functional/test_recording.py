@@ -3,8 +3,12 @@
 
 """`epa-orchestrator record`: what it saves is the same host again."""
 
+import io
 import json
 import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -56,6 +60,18 @@ def test_without_a_daemon_it_records_the_host_and_says_so(daemon: Daemon, tmp_pa
         done.stdout
     )
     assert (tmp_path / "host/sys/devices/system/cpu/isolated").read_text() == "2-7,10-15\n"
+
+
+def test_it_can_be_an_archive_to_standard_output(daemon: Daemon):
+    command = [sys.executable, "-m", "epa_daemon", "record", "-", "--root", str(daemon.root)]
+    command += ["--socket", str(daemon.socket_path)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        isolated = archive.extractfile("host/sys/devices/system/cpu/isolated")
+        assert isolated is not None
+        assert isolated.read() == b"2-7,10-15\n"
+        assert "host/daemon/health.json" in archive.getnames()
+    assert b"recorded" in done.stderr
 
 
 def test_what_is_there_is_not_overwritten(daemon: Daemon, tmp_path: Path):

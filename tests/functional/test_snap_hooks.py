@@ -4,17 +4,19 @@
 """The snap's hooks, with a snapctl that only knows what they may call."""
 
 import dataclasses
+import functools
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import settings, snap_hooks, state_folder
-from epa_daemon.errors import CannotStart, EpaError
-from epa_daemon.pools import PoolError
+from epa_daemon import options, snap_hooks, state_folder
+from epa_daemon.options import OptionsFile
 from epa_daemon.settings import Settings
 from tests import host_trees
 from tests.functional.daemons import Daemon, MakeDaemon
@@ -32,6 +34,12 @@ match sys.argv[1:]:
         group, _, name = key.partition(".")
         stored.setdefault(group, {{}})[name] = json.loads(value)
         file.write_text(json.dumps(stored))
+    case ["unset", "takeover.prefer"]:
+        del stored["takeover"]["prefer"]
+        file.write_text(json.dumps(stored))
+    case ["services"]:
+        print("Service  Startup  Current  Notes")
+        print("e.daemon  enabled  " + stored["service"] + "  -")
     case _:
         sys.exit("unknown call")
 """
@@ -43,6 +51,8 @@ class Snap:
 
     folder: Path
     daemon: Daemon
+    said: pytest.CaptureFixture[str]
+    script: Path
 
     def set(self, **options: Any) -> None:
         content = {name.replace("_", "-"): value for name, value in options.items()}
@@ -59,33 +69,49 @@ class Snap:
     @property
     def here(self) -> Settings:
         daemon = self.daemon
-        return Settings(daemon.root, daemon.data, daemon.state, daemon.folder / "options.json")
+        return Settings(daemon.root, daemon.data, daemon.state, self.options)
+
+    @property
+    def options(self) -> OptionsFile:
+        return OptionsFile(self.folder / "options.json")
+
+    def run(self, hook: str) -> int:
+        return snap_hooks.run(getattr(snap_hooks, hook.replace("-", "_")), self.here)
 
     def configure(self, **options: Any) -> None:
         self.set(**options)
-        snap_hooks.configure(self.here)
+        assert self.run("configure") == 0
 
-    def refusal(self, **options: Any) -> str:
+    def refusal(self, hook: str = "configure", **options: Any) -> str:
         """What the hook says; afterwards all is as before, as snapd undoes the change."""
-        before, kept = self.stored, settings.read_options(self.folder / "options.json")
-        with pytest.raises((CannotStart, EpaError, PoolError)) as caught:
-            self.configure(**options)
+        before, kept = self.stored, self.options.kept()
+        self.set(**options)
+        self.said.readouterr()
+        assert self.run(hook) == 1
         (self.folder / "options").write_text(json.dumps(before))
-        assert settings.read_options(self.folder / "options.json") == kept
-        return str(caught.value)
+        assert self.options.kept() == kept
+        assert not (self.folder / "options.json.new").exists()
+        said = self.said.readouterr()
+        assert said.out == ""
+        return said.err.rstrip("\n")
 
 
 @pytest.fixture
-def snap(make_daemon: MakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snap:
+def snap(
+    make_daemon: MakeDaemon,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Snap:
     """A snap on the recorded host, CPUs 2-7 and 10-15 isolated; its daemon does not run yet."""
     daemon = make_daemon(cpu_pool=None)
     daemon.arguments = ("--options-file", str(daemon.folder / "options.json"))
-    (daemon.folder / "options").write_text("{}")
+    (daemon.folder / "options").write_text('{"service": "inactive"}')
     script = tmp_path / "snapctl"
     script.write_text(SNAPCTL.format(python=sys.executable, file=str(daemon.folder / "options")))
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    return Snap(daemon.folder, daemon)
+    return Snap(daemon.folder, daemon, capsys, script)
 
 
 @pytest.fixture(params=["stopped", "running"])
@@ -93,6 +119,7 @@ def either(request: pytest.FixtureRequest, snap: Snap) -> Snap:
     """The daemon is judge where it runs; where it does not, its stored state is."""
     if request.param == "running":
         snap.daemon.start()
+        snap.set(service="active")
     return snap
 
 
@@ -108,6 +135,7 @@ POOL_REFUSALS = [
     ("99", "cpu-pool includes CPUs not present: '99'"),
     ("1-3", "General cpu-pool overlaps isolated CPUs: 2-3"),
     (True, "cpu-pool must be 'isolated' or a CPU list"),
+    ("", "Invalid cpu-pool CPU list component: ''"),
     (1.5, "cpu-pool must be 'isolated' or a CPU list"),
     ([1], "cpu-pool must be 'isolated' or a CPU list"),
     ({"a": 1}, "cpu-pool must be 'isolated' or a CPU list"),
@@ -116,13 +144,13 @@ POOL_REFUSALS = [
 
 @pytest.mark.parametrize(("value", "reason"), POOL_REFUSALS)
 def test_a_bad_pool_is_refused_with_its_reason(either: Snap, value: object, reason: str):
-    assert either.refusal(cpu_pool=value) == reason
+    assert either.refusal(cpu_pool=value) == f"Invalid cpu-pool configuration: {reason}"
 
 
-@pytest.mark.parametrize("option", settings.POLICY_LIMITS)
+@pytest.mark.parametrize("option", options.POLICY_LIMITS)
 @pytest.mark.parametrize("value", [-1, 65537, 8.5, True, "many", "", [], {}])
 def test_a_bad_policy_number_is_refused_with_its_limits(snap: Snap, option: str, value: object):
-    least, most = settings.POLICY_LIMITS[option]
+    least, most = options.POLICY_LIMITS[option]
     shown = value if isinstance(value, str) else json.dumps(value)
     assert snap.refusal(policy={option.removeprefix("policy."): value}) == (
         f"Invalid {option}: '{shown}' is not a whole number from {least} to {most}"
@@ -137,7 +165,8 @@ def test_an_unknown_policy_option_is_refused_with_those_that_there_are(snap: Sna
 
 @pytest.mark.parametrize("group", ["policy", "internal"])
 def test_a_group_that_is_no_group_is_refused_with_the_way_back(snap: Snap, group: str):
-    text = snap.refusal(**{group: 5})
+    changed: dict[str, Any] = {group: 5}
+    text = snap.refusal(**changed)
     assert text.startswith(f"Invalid {group}: '5' is not a group of options")
     assert f"snap unset epa-orchestrator {group}" in text
 
@@ -176,10 +205,12 @@ def test_a_pool_cannot_leave_its_owners_outside(either: Snap):
     else:
         daemon.ask("allocate_cores", service_name="a", num_of_cores=2, pool="general")
     assert either.refusal(cpu_pool="8-9") == (
-        "cpu-pool excludes allocated CPUs: 0-1; "
+        "Invalid cpu-pool configuration: cpu-pool excludes allocated CPUs: 0-1; "
         "release or migrate these allocations before changing the pool"
     )
-    assert either.refusal(cpu_pool=None) == "CPU pool general is not configured"
+    assert either.refusal(cpu_pool=None) == (
+        "Invalid cpu-pool configuration: CPU pool general is not configured"
+    )
     either.configure(cpu_pool="0-1")
     assert either.accepted == "0-1"
 
@@ -188,7 +219,9 @@ def test_an_accepted_pool_is_not_judged_again_when_the_host_has_changed(either: 
     either.configure(cpu_pool="0-1")
     host_trees.write(either.daemon.root / "sys/devices/system/cpu/isolated", "1-7\n")
     either.configure(policy={"large-system-reserved": 0})
-    assert either.refusal(cpu_pool="0-1,8") == "General cpu-pool overlaps isolated CPUs: 1"
+    assert either.refusal(cpu_pool="0-1,8") == (
+        "Invalid cpu-pool configuration: General cpu-pool overlaps isolated CPUs: 1"
+    )
 
 
 def test_a_mark_that_somebody_else_wrote_is_put_right(either: Snap):
@@ -210,8 +243,8 @@ def test_a_daemon_that_hangs_in_its_start_is_waited_for(
 
 def test_a_refresh_starts_with_the_pool_that_was_accepted_last(snap: Snap):
     snap.set(cpu_pool="8", internal={"validated-cpu-pool": "0-1"})
-    snap_hooks.post_refresh(snap.here)
-    assert settings.read_options(snap.folder / "options.json").cpu_pool == "0-1"
+    assert snap.run("post-refresh") == 0
+    assert snap.options.kept().cpu_pool == "0-1"
     snap.daemon.start()
     assert snap.daemon.listing(pool="general")["cpu_pool"]["configured_cpus"] == "0-1"
 
@@ -221,18 +254,18 @@ def test_a_refresh_to_a_state_that_cannot_be_understood_is_undone(snap: Snap, co
     snap.daemon.data.mkdir()
     old = snap.daemon.data / "state.json"
     old.write_text(content)
-    with pytest.raises(EpaError, match=r"this revision cannot take over: .*state\.json"):
-        snap_hooks.post_refresh(snap.here)
+    assert snap.run("post-refresh") == 1
+    said = snap.said.readouterr().err
+    assert said.startswith("this revision cannot take over: ")
+    assert "state.json" in said
     assert old.read_text() == content
     assert not snap.daemon.state.exists()
 
 
-def test_a_pool_that_the_host_has_outgrown_does_not_hold_up_a_refresh(
-    snap: Snap, capsys: pytest.CaptureFixture[str]
-):
+def test_a_pool_that_the_host_has_outgrown_does_not_hold_up_a_refresh(snap: Snap):
     snap.set(internal={"validated-cpu-pool": "1-2"})
-    snap_hooks.post_refresh(snap.here)
-    assert "General cpu-pool overlaps isolated CPUs: 2" in capsys.readouterr().err
+    assert snap.run("post-refresh") == 0
+    assert "General cpu-pool overlaps isolated CPUs: 2" in snap.said.readouterr().err
 
 
 def test_options_that_cannot_be_read_stop_the_start_and_say_how_to_write_them_anew(snap: Snap):
@@ -244,3 +277,76 @@ def test_options_that_cannot_be_read_stop_the_start_and_say_how_to_write_them_an
     snap.configure(cpu_pool="0")
     snap.daemon.start()
     assert snap.daemon.listing(pool="general")["cpu_pool"]["configured_cpus"] == "0"
+
+
+def test_a_daemon_that_starts_in_the_middle_gets_the_options_too(
+    snap: Snap, monkeypatch: pytest.MonkeyPatch
+):
+    keep = OptionsFile.keep
+
+    def keep_late(file: OptionsFile, options: options.Options) -> None:
+        snap.daemon.start()
+        keep(file, options)
+
+    monkeypatch.setattr(OptionsFile, "keep", keep_late)
+    snap.configure(cpu_pool="0-1")
+    assert snap.daemon.listing(pool="general")["cpu_pool"]["configured_cpus"] == "0-1"
+
+
+def test_a_change_that_was_undone_does_not_come_later(snap: Snap, monkeypatch: pytest.MonkeyPatch):
+    """The daemon hangs, the hook gives up, the daemon goes on with the request in its socket."""
+    snap.daemon.start()
+    client = functools.partial(epa_client.EpaClient, timeout=1)
+    monkeypatch.setattr(epa_client, "EpaClient", client)
+    os.kill(snap.daemon.pid, signal.SIGSTOP)
+    assert "no reply" in snap.refusal(cpu_pool="0-1")
+    os.kill(snap.daemon.pid, signal.SIGCONT)
+    assert snap.daemon.listing(pool="general")["code"] == "pool-not-configured"
+    assert snap.daemon.ask("reload")["options"]["cpu_pool"] == "isolated"
+
+
+@pytest.mark.parametrize("failing", ["set", "services"])
+def test_what_fails_after_the_daemon_has_agreed_brings_it_back(either: Snap, failing: str):
+    script = either.script.read_text()
+    either.configure(cpu_pool="8-9")
+    either.script.write_text(script.replace(f'["{failing}"', '["never"'))
+    assert f"snapctl {failing}" in either.refusal(cpu_pool="0-1")
+    if either.daemon.process is None:
+        either.daemon.start()
+    assert either.daemon.listing(pool="general")["cpu_pool"]["configured_cpus"] == "8-9"
+
+
+def test_the_hook_ends_when_the_daemon_answers(snap: Snap, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(snap_hooks, "_STARTING_SECONDS", 5)
+    snap.set(service="active")
+    snap.daemon.launch()
+    snap.configure(cpu_pool="0-1")
+    assert snap.daemon.listing(pool="general")["cpu_pool"]["configured_cpus"] == "0-1"
+
+
+def test_a_service_that_never_answers_fails_the_change(
+    snap: Snap, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(snap_hooks, "_STARTING_SECONDS", 0.3)
+    snap.set(service="active")
+    assert snap.run("configure") == 1
+    assert "does not listen" in snap.said.readouterr().err
+
+
+def test_an_operator_says_whose_word_counts_and_only_once(snap: Snap):
+    snap.daemon.start()
+    snap.daemon.ask("allocate_cores", service_name="new", num_of_cores=2)
+    snap.daemon.stop()
+    old = snap.daemon.data / "state.json"
+    old.write_text('{"allocations_db": {"allocations": {"old": "2"}}}')
+    said = snap.refusal("post-refresh")
+    assert "CPU 2 is held by old there and by new here" in said
+    assert "snap set epa-orchestrator takeover.prefer=old" in said
+    assert "is not old or new" in snap.refusal("post-refresh", takeover={"prefer": "older"})
+    snap.set(takeover={"prefer": "old"})
+    assert snap.run("post-refresh") == 0
+    snap.daemon.start()
+    assert snap.daemon.owners() == {"new": "3", "old": "2"}
+    snap.configure()
+    assert snap.stored["takeover"] == {}
+    assert snap.options.kept().takeover_prefer is None

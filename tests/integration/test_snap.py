@@ -7,9 +7,10 @@ The machine has 8 CPUs in cores of two threads (0-1, 2-3, ...), NUMA nodes 0-3 a
 isolcpus=2-7. A second strict snap is the client, through the content interface.
 """
 
+import concurrent.futures
 import json
+import re
 import threading
-import time
 from pathlib import Path
 
 from tests.integration.lab.lab import Template
@@ -157,7 +158,7 @@ def test_options_are_judged_and_taken_without_dropping_a_connection(epa: Orchest
     epa.allocate("a", 2)
     pid = epa.pid()
     refused = {
-        "cpu-pool=2-3": "General cpu-pool overlaps isolated CPUs: 2-3",
+        "cpu-pool=2-3": "Invalid cpu-pool configuration: General cpu-pool overlaps isolated CPUs: 2-3",
         "cpu-pool=1-0": "Invalid cpu-pool descending range: '1-0'",
         "cpu-pool=0-9": "cpu-pool range is outside present CPU topology: '0-9'",
         "cpu-pool=9": "cpu-pool includes CPUs not present: '9'",
@@ -201,23 +202,27 @@ def test_options_set_while_the_service_is_stopped_hold_when_it_starts(epa: Orche
 
 def test_a_client_that_tries_again_sees_no_error_during_a_refresh(epa: Orchestrator):
     """Ceph's charm tries again on connection errors and empty replies; an error is final."""
-    replies: list[dict[str, object]] = []
+    pids: list[object] = []
     done = threading.Event()
 
-    def keep_asking() -> None:
+    def keep_asking() -> list[object]:
         while not done.is_set():
-            answer = epa.consumer("list_allocations")
+            answer = epa.consumer("get_health")
             if answer.returncode == 0:
-                replies.append(json.loads(answer.stdout))
+                pids.append(json.loads(answer.stdout).get("pid", answer.stdout))
+        return pids
 
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
-    epa.refresh()
-    time.sleep(1)
-    done.set()
-    asking.join()
-    assert replies
-    assert [reply for reply in replies if "error" in reply] == []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asking = pool.submit(keep_asking)
+        before = epa.pid()
+        epa.refresh()
+        after = epa.pid()
+        epa.wait()
+        done.set()
+        assert set(asking.result()) <= {before, after}
+    assert before != after
+    assert pids[0] == before
+    assert epa.ask("get_health")["pid"] == after
 
 
 def test_a_refusal_to_start_stays_down_says_why_and_touches_nothing(epa: Orchestrator):
@@ -241,26 +246,29 @@ def test_a_refusal_to_start_stays_down_says_why_and_touches_nothing(epa: Orchest
     assert machine.run(f"test -e {SOCKET}", check=False).returncode == 1
 
 
-def test_a_host_is_recorded_by_the_confined_command(epa: Orchestrator, tmp_path: Path):
+def test_a_host_is_recorded_by_the_confined_command(epa: Orchestrator):
     machine = epa.machine
     machine.write("/etc/openvswitch/enable_dynamic_cpu_affinity", "yes")
-    machine.run("cd /root && epa-orchestrator record host")
-    assert json.loads(machine.read("/root/host/record.json"))["not_read"] == {
+    folder = "/var/snap/epa-orchestrator/common/host"
+    machine.run(f"epa-orchestrator record {folder}")
+    assert json.loads(machine.read(f"{folder}/record.json"))["not_read"] == {
         "daemon/list-general.json": "CPU pool general is not configured"
     }
-    switch = "/root/host/etc/openvswitch/enable_dynamic_cpu_affinity"
+    switch = f"{folder}/etc/openvswitch/enable_dynamic_cpu_affinity"
     assert machine.read(switch) == b"yes"
     compared = machine.run(
-        "cd /root/host && find sys -type f | while read f; do cmp $f /$f; done", check=False
+        f"cd {folder} && find sys -type f | while read f; do cmp $f /$f; done", check=False
     )
     assert compared.stdout == ""
+    machine.run("cd /tmp && epa-orchestrator record - > host.tar && tar -xf host.tar")
+    assert machine.run(f"diff -r {folder}/sys /tmp/host/sys").stdout == ""
 
 
 def test_nothing_is_denied_in_normal_work(epa: Orchestrator):
     machine = epa.machine
+    seen = len(_denials(machine))
     machine.run("snap restart epa-orchestrator")
     epa.wait()
-    before = _denials(machine)
     epa.allocate("a", 2)
     for action in ("list_allocations", "get_memory_info", "get_topology", "get_health"):
         assert "error" not in epa.ask(action)
@@ -269,14 +277,18 @@ def test_nothing_is_denied_in_normal_work(epa: Orchestrator):
         machine.run(f"epa-orchestrator {command}")
     machine.run("snap stop epa-orchestrator && snap start epa-orchestrator")
     epa.wait()
-    assert _denials(machine) == before
+    assert _denials(machine)[seen:] == []
+    machine.run("epa-orchestrator health --socket /etc/shadow", check=False)
+    machine.run("epa-orchestrator record /etc/forbidden", check=False)
+    assert len(_denials(machine)) > seen
 
 
 def _denials(machine: Machine) -> list[str]:
-    """What AppArmor or seccomp kept the snap from, from the kernel's log."""
+    """What AppArmor or seccomp kept the snap or its launcher from, from the kernel's log."""
     log = machine.run("journalctl -k --no-pager -o cat").stdout
+    who = re.compile(r"snap-confine|snap-update-ns\.epa-orchestrator|snap\.epa-orchestrator\.")
     return [
         line
         for line in log.splitlines()
-        if "snap.epa-orchestrator" in line and ("DENIED" in line or "type=1326" in line)
+        if who.search(line) and ("DENIED" in line or "type=1326" in line)
     ]

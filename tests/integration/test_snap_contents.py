@@ -32,7 +32,15 @@ def test_its_wheels_are_for_the_interpreter_of_its_base(names: list[str]):
     assert "/bin/python3" in names
 
 
-def test_it_has_its_hooks_and_no_tests_caches_or_compilers(names: list[str]):
+def test_it_has_its_hooks_and_no_tests_downloads_or_compilers(names: list[str]):
     hooks = {name.rpartition("/")[2] for name in names if name.startswith("/meta/hooks/")}
     assert hooks == {"install", "configure", "post-refresh"}
     assert [name for name in names if FOREIGN.search(name)] == []
+
+
+def test_its_bytecode_is_that_of_its_own_modules(names: list[str]):
+    compiled = [name for name in names if name.endswith(".pyc")]
+    assert compiled
+    for name in compiled:
+        folder, _, file = name.rpartition("/__pycache__/")
+        assert f"{folder}/{file.partition('.')[0]}.py" in names

@@ -83,12 +83,13 @@ def test_there_and_back_and_there_again_gives_no_cpu_two_owners(deployed: Orches
     refused = " ".join(deployed.try_to_refresh().stderr.split())
     assert "dpdk" in refused
     assert "late" in refused
+    assert "snap set epa-orchestrator takeover.prefer=old" in refused
     deployed.wait()
-    deployed.ask("allocate_cores", service_name="late", num_of_cores=-1)
-    deployed.allocate("nova", 2)
+    machine.run("snap set epa-orchestrator takeover.prefer=old")
     deployed.refresh()
-    deployed.wait()
-    assert deployed.owners() == {"dpdk": "4-5", "nova": "2-3"}
+    assert deployed.owners() == {"late": "4-5", "nova": "2-3"}
+    stored = json.loads(machine.run("snap get -d epa-orchestrator").stdout)
+    assert not stored.get("takeover")
 
 
 def test_what_the_deployed_daemon_granted_after_a_revert_is_merged(deployed: Orchestrator):

@@ -3,7 +3,7 @@
 
 import pytest
 
-from epa_daemon import cpulist, pools, settings
+from epa_daemon import cpulist, options, pools, settings
 from epa_daemon.errors import CannotStart
 from epa_daemon.ledger import Ledger, Pool
 from epa_daemon.pools import PoolError
@@ -14,7 +14,7 @@ ISOLATED = cpulist.parse("2-3")
 CLAIMED = holding_all(g=holding("5", pool=Pool.GENERAL))
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", "isolated", " isolated "])
+@pytest.mark.parametrize("value", [None, "isolated", " isolated "])
 def test_values_that_mean_no_general_pool(value: object):
     assert pools.beside(pools.configured(value), ISOLATED) is None
     pools.validate(value, PRESENT, ISOLATED, Ledger())
@@ -48,7 +48,9 @@ def test_values_that_are_accepted(value: object, cpus: str):
             "cpu-pool excludes allocated CPUs: 5; "
             "release or migrate these allocations before changing the pool",
         ),
-        ("", "CPU pool general is not configured"),
+        (None, "CPU pool general is not configured"),
+        ("", "Invalid cpu-pool CPU list component: ''"),
+        ("  ", "Invalid cpu-pool CPU list component: ''"),
     ],
 )
 def test_values_that_are_refused_say_why(value: object, text: str):
@@ -68,7 +70,7 @@ def test_an_unusable_value_leaves_a_pool_without_cpus(value: object):
 @pytest.mark.parametrize("value", ["0", "101", "-1", "8.5", "", "eighty", "٣", "9" * 30])
 def test_policy_numbers_out_of_range_name_the_option(value: str):
     with pytest.raises(CannotStart) as caught:
-        settings.policy_number("policy.small-system-percent", value)
+        options.policy_number("policy.small-system-percent", value)
     assert str(caught.value) == (
         f"Invalid policy.small-system-percent: '{value}' is not a whole number from 1 to 100"
     )
