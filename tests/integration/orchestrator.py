@@ -40,7 +40,7 @@ class Orchestrator:
         listing = self.ask("list_allocations", **fields)
         return {a["service_name"]: a["allocated_cores"] for a in listing["allocations"]}
 
-    def wait(self, seconds: float = 30) -> None:
+    def wait(self, seconds: float = 120) -> None:
         """Until the daemon answers."""
         deadline = time.monotonic() + seconds
         while self.consumer("list_allocations").returncode != 0:

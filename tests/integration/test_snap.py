@@ -109,7 +109,7 @@ def test_without_isolcpus_it_answers_every_query_and_grants_nothing(ready: Templ
 def test_above_100_candidates_all_but_16_are_granted(ready: Template):
     with ready.boot(LARGE) as machine:
         epa = Orchestrator(machine)
-        epa.wait(120)
+        epa.wait()
         assert epa.ask("allocate_cores", service_name="a")["cores_allocated"] == 104
         assert epa.ask("list_allocations")["remaining_available_cpus"] == 16
 
@@ -158,7 +158,7 @@ def test_options_are_judged_and_taken_without_dropping_a_connection(epa: Orchest
     epa.allocate("a", 2)
     pid = epa.pid()
     refused = {
-        "cpu-pool=2-3": "Invalid cpu-pool configuration: General cpu-pool overlaps isolated CPUs: 2-3",
+        "cpu-pool=2-3": "Invalid cpu-pool configuration: General cpu-pool overlaps",
         "cpu-pool=1-0": "Invalid cpu-pool descending range: '1-0'",
         "cpu-pool=0-9": "cpu-pool range is outside present CPU topology: '0-9'",
         "cpu-pool=9": "cpu-pool includes CPUs not present: '9'",
