@@ -136,6 +136,13 @@ def _add_daemon(commands: Any) -> None:
             f"--{option.removeprefix('policy.')}", metavar="N", help=f"{least} to {most}"
         )
     parser.add_argument(
+        "--ovs-switch",
+        type=Path,
+        default=settings.OVS_SWITCH,
+        metavar="FILE",
+        help="any content switches Open vSwitch's CPU affinity on (default: %(default)s)",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="check settings and state, change nothing, and exit"
     )
     parser.add_argument(
@@ -166,6 +173,7 @@ def _add_reads(commands: Any) -> None:
         commands, "hugepages", people.hugepages, "Show hugepages and who they are recorded for."
     )
     _command(commands, "topology", people.topology, "Show the host map and who owns each CPU.")
+    _command(commands, "ovs", people.ovs, "Show where Open vSwitch's threads may run, and should.")
     _command(commands, "health", people.health, "Show whether everything works (exit 1 if not).")
 
 
@@ -249,7 +257,14 @@ def _daemon_settings(options: argparse.Namespace) -> Settings:
             flags[field] = settings.policy_number(option, value)
     if options.cpu_pool is not None:
         flags["cpu_pool"] = options.cpu_pool
-    return Settings(options.root, options.data, options.state, options.options_file, flags)
+    return Settings(
+        options.root,
+        options.data,
+        options.state,
+        options.options_file,
+        flags,
+        options.ovs_switch.absolute(),
+    )
 
 
 def _report_check(problems: list[dict[str, Any]], style: str) -> int:

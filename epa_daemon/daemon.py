@@ -10,13 +10,17 @@ import resource
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 from epa_daemon import listener, pools, preflight, store, takeover
+from epa_daemon.committer import Committer
 from epa_daemon.engine import Engine
 from epa_daemon.host import HostReader
+from epa_daemon.keeper import Keeper
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
+from epa_daemon.ovs import Ovs
 from epa_daemon.server import MAX_CONNECTIONS, Server
 from epa_daemon.settings import Options, Settings
 from epa_daemon.store import Store
@@ -56,8 +60,15 @@ async def _serve(settings: Settings, options: Options, opened: Store, ledger: Le
     _allow_descriptors()
     rules = options.rules(pools.configured(options.cpu_pool))
     observer = Observer(HostReader(settings.root), rules)
-    engine = Engine(opened, ledger, observer, str(settings.state))
+    committer = Committer()
+    ovs = None
+    if settings.root == Path("/"):
+        keeper = Keeper(opened.masks, ledger.owned)
+        ovs = Ovs(keeper, committer, observer, settings.ovs_switch)
+    engine = Engine(opened, ledger, observer, str(settings.state), committer, ovs)
     engine.start()
+    if ovs:
+        ovs.start()
     with listener.listening(settings.socket) as listening:
         server = Server(listening, engine.submit)
         server.start()
@@ -68,6 +79,8 @@ async def _serve(settings: Settings, options: Options, opened: Store, ledger: Le
         _notify("STOPPING=1")
         server.stop()
     await _drain(engine, server)
+    if ovs:
+        await ovs.stop(_GRACE_SECONDS)
 
 
 async def _drain(engine: Engine, server: Server) -> None:

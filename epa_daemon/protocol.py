@@ -150,6 +150,10 @@ class GetHealth(Request):
     """Read the health report."""
 
 
+class GetOvsAffinity(Request):
+    """Read where Open vSwitch's threads may run."""
+
+
 class Configure(Request):
     """Replace the options that decisions depend on; what is absent takes its default.
 
@@ -177,6 +181,7 @@ ACTIONS: dict[str, type[Request]] = {
     "allocate_hugepages": AllocateHugepages,
     "get_topology": GetTopology,
     "get_health": GetHealth,
+    "get_ovs_affinity": GetOvsAffinity,
     "configure": Configure,
 }
 _ACTION_OF = {model: action for action, model in ACTIONS.items()}

@@ -17,6 +17,7 @@ from typing import Any
 from epa_daemon.errors import CannotStart
 from epa_daemon.pools import GeneralPool, Rules
 
+OVS_SWITCH = Path("/etc/openvswitch/enable_dynamic_cpu_affinity")
 SOCKET_NAME = "epa.sock"
 SNAP_SOCKET = Path("/var/snap/epa-orchestrator/current/data") / SOCKET_NAME
 
@@ -65,6 +66,7 @@ class Settings:
         state: the folder of the store, which clients cannot reach.
         options_file: where the accepted options are kept, None for nowhere.
         flags: options of the command line by field of `Options`; they win over the file.
+        ovs_switch: the file that switches Open vSwitch's CPU affinity on.
     """
 
     root: Path
@@ -72,6 +74,7 @@ class Settings:
     state: Path
     options_file: Path | None = None
     flags: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    ovs_switch: Path = OVS_SWITCH
 
     @property
     def socket(self) -> Path:
