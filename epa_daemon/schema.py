@@ -6,7 +6,7 @@
 import sqlite3
 
 APPLICATION_ID = 0x45504131  # "EPA1"
-_STEPS = (
+STEPS = (
     """
     CREATE TABLE services (
         name TEXT PRIMARY KEY, pool TEXT NOT NULL, policy TEXT NOT NULL
@@ -37,14 +37,14 @@ _STEPS = (
     CREATE TABLE changed_masks_since (boot TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     """,
 )
-VERSION = len(_STEPS)
+VERSION = len(STEPS)
 
 
 def script(version: int) -> str:
     """What makes a store of this version one of the current version, in one transaction."""
     return (
         f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; "
-        f"PRAGMA user_version = {VERSION}; {''.join(_STEPS[version:])} COMMIT;"
+        f"PRAGMA user_version = {VERSION}; {''.join(STEPS[version:])} COMMIT;"
     )
 
 
