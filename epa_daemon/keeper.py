@@ -48,6 +48,7 @@ class Keeper:
         self._processes: list[Process] = []
         self._tracked: dict[Key, Tracked] = {}
         self._by_tid: dict[int, Tracked] = {}
+        self._wide: set[int] = set()
         self._looked_at = 0.0
         self.wanted: Mapping[int, frozenset[int]] = {}
         self.left_alone: frozenset[Process] = frozenset()
@@ -120,6 +121,12 @@ class Keeper:
         self._by_tid = {key[0]: one for key, one in tracked.items()}
         masks = {tid: affinity.wanted(one, self._cpus) for tid, one in self._by_tid.items()}
         self.wanted = {tid: mask for tid, mask in masks.items() if mask is not None}
+        free = self._cpus.free
+        self._wide = {
+            tid
+            for tid, mask in self.wanted.items()
+            if mask == free and self._settled(self._by_tid[tid].thread)
+        }
 
     def _check_room(self) -> bool:
         if not self._cpus.free:
@@ -199,22 +206,43 @@ class Keeper:
         self._remember(affinity.seated(self._tracked, self._cpus))
         if not self._check_room():
             return
+        free = self._cpus.free
         for process in self._processes:
             moved: set[int] = set()
             for _ in range(_PASSES):
                 before = len(moved)
                 for tid in threads.tids(process.pid):
-                    if tid not in moved and process not in self.left_alone:
+                    if tid not in moved and not self._is_clear(tid, newly, free, moved):
                         moved |= self._cleared(process, tid, newly)
-                if len(moved) == before:
+                if len(moved) == before or process in self.left_alone:
                     break
             else:
                 self.problems.note(f"busy {process}", f"{process} makes threads too fast to move")
 
+    def _is_clear(
+        self, tid: int, newly: frozenset[int], free: frozenset[int], moved: set[int]
+    ) -> bool:
+        """Whether a thread is off these CPUs, if need be by one call, which is noted.
+
+        A grant waits for this once for each thread, so there is nothing in it but what must be.
+        Only what had the wide mask is moved here: no cpuset can forbid it a part of that.
+        """
+        try:
+            mask = frozenset(os.sched_getaffinity(tid))
+            if newly.isdisjoint(mask):
+                return True
+            if tid in self._wide and mask - newly == free:
+                os.sched_setaffinity(tid, free)
+                moved.add(tid)
+                return True
+        except OSError:
+            return False  # `_cleared` finds out why.
+        return False
+
     def _cleared(self, process: Process, tid: int, newly: frozenset[int]) -> set[int]:
-        """The thread, if it had to be moved off some of these CPUs."""
+        """The thread, if it had to be moved off some of these CPUs and could not be at once."""
         mask = threads.mask_of(tid)
-        if mask is None or mask.isdisjoint(newly):
+        if mask is None or mask.isdisjoint(newly) or process in self.left_alone:
             return set()
         known = self._by_tid.get(tid)
         thread = known.thread if known else None

@@ -71,7 +71,8 @@ def test_allocate_numa_cores(daemon: Daemon):
 
 
 FEATURES = (
-    '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","configure"]'
+    '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","configure",'
+    '"ovs-affinity"]'
 )
 
 

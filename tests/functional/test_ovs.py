@@ -23,12 +23,8 @@ CPU = max(OURS)
 WITHOUT_IT = OURS - {CPU}
 
 
-def online() -> set[int]:
-    return set(range(os.cpu_count() or 1))
-
-
 pytestmark = pytest.mark.skipif(
-    len(OURS) < 2 or online() != OURS,
+    len(OURS) < 2 or len(OURS) != os.cpu_count(),
     reason="needs at least two CPUs, and all that are online: no taskset, no cpuset",
 )
 
@@ -186,11 +182,13 @@ def test_switched_off_it_does_not_wake_up(daemon: Daemon, stand_in: Callable[...
         lines = [line for path in tasks for line in (path / "status").read_text().splitlines()]
         return [line for line in lines if "ctxt_switches" in line]
 
-    problems(daemon)
-    time.sleep(0.5)
-    before = woken()
-    time.sleep(3)
-    assert woken() == before
+    # What was asked before may still be followed by something; a poll would go on for ever.
+    for _ in range(4):
+        before = woken()
+        time.sleep(3)
+        if woken() == before:
+            return
+    pytest.fail(f"it goes on waking up: {before}, then {woken()}")
 
 
 def test_a_switch_that_is_a_folder_is_said_once(daemon: Daemon):

@@ -54,6 +54,11 @@ class Kernel:
     def mask_of(self, tid: int) -> frozenset[int] | None:
         return self.threads[tid].mask if tid in self.threads else None
 
+    def get_mask(self, tid: int) -> set[int]:
+        if tid not in self.threads:
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        return set(self.threads[tid].mask)
+
     def set_mask(self, tid: int, cpus: frozenset[int]) -> None:
         self.on_move(tid)
         one = self.threads.get(tid)
@@ -79,10 +84,12 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
             200: FakeThread(DATABASE, "ovsdb-server"),
         }
     )
+    monkeypatch.setattr("os.sched_setaffinity", made.set_mask)
+    monkeypatch.setattr("os.sched_getaffinity", made.get_mask)
     for name in ("tids", "thread", "mask_of", "set_mask"):
         monkeypatch.setattr(threads, name, getattr(made, name))
-    monkeypatch.setattr(threads.Finder, "find", lambda _self, unreadable: made.find(unreadable))
-    monkeypatch.setattr(mover, "_is_online", lambda cpu: cpu in ONLINE)
+    monkeypatch.setattr(threads, "Finder", lambda: made)
+    monkeypatch.setattr(mover, "_is_online", ONLINE.__contains__)
     return made
 
 
