@@ -4,13 +4,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench lab-shell lint format static clean
+.PHONY: demo test pack bench lab-shell lint format static clean
 
 demo: .venv/.installed ## Run the daemon on a recorded host and play what its clients send
 	$(BIN)/python -m demo
 
 test: .venv/.installed ## Pass the tests
 	$(BIN)/python -m pytest
+
+pack: ## Pack the snap, and the charm with it, into dist
+	ci/pack-charm . dist
 
 bench: .venv/.installed ## Measure the daemon against floors taken in the same run
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
@@ -22,6 +25,8 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	@# It needs Python 3.12; uv.lock brings it only there.
+	if [ -x $(BIN)/charmlint ]; then $(BIN)/charmlint --strict .; fi
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

@@ -21,6 +21,12 @@ pytest_plugins = ["tests.integration.lab.fixtures"]
 DEPLOYED = Path(__file__).with_name("snaps") / "deployed"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests under a real Juju deploy beside."""
+    parser.addoption("--principal", help="principal charm, instead of the minimal one")
+    parser.addoption("--principal-channel", help="its channel")
+
+
 @pytest.fixture
 def epa(machine: Machine) -> Orchestrator:
     """The snap with everything connected."""

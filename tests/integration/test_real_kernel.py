@@ -29,7 +29,7 @@ HOSTS = {
             cpus=16,
             nodes=(Node("0-7", 4096), Node("8-15", 4096)),
             isolated="2-7,10-15",
-            pages_2m=64,
+            pages_2m=(32, 32),
             pages_1g=(1, 2),
         ),
         (),
@@ -38,7 +38,7 @@ HOSTS = {
         Shape(
             nodes=(Node("0-3", 1024), Node("4-7", 1024), Node("", 1024)),
             isolated="2-7",
-            pages_2m=30,
+            pages_2m=(10, 10, 10),
         ),
         (5, 6),
     ),
@@ -78,5 +78,5 @@ def test_interleaved_nodes_and_offline_cpus(lab: Lab, tmp_path: Path):
     assert nodes == {0: "0-1,4", 1: "2-3,6-7"}
     assert (cpulist.format_ranges(seen.isolated), len(seen.grantable)) == ("2-7", 7)
     assert seen.memory is not None
-    assert seen.memory.nodes[0] == {2048: Pages(4, 4)}
+    assert seen.memory.nodes[0] == {2048: Pages(4, 4), 1048576: Pages(0, 0)}
     assert seen.faults == ()

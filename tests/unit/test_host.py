@@ -99,7 +99,7 @@ def test_the_recorded_guest_with_offline_cpus_and_a_memory_only_node():
     assert cpulist.format_ranges(seen.isolated) == "2-7"
     assert seen.topology.nodes[2] == frozenset()
     assert seen.memory is not None
-    assert seen.memory.nodes[2] == {2048: Pages(10, 10)}
+    assert seen.memory.nodes[2] == {2048: Pages(10, 10), 1048576: Pages(0, 0)}
     assert frozenset({4}) in {core.cpus for core in seen.topology.cores}
 
 

@@ -23,6 +23,7 @@ PACKAGES = {
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 NO_PYTHON312 = "a Python 3.12 (python3.12 on PATH, or one of pyenv's, or its path in PYTHON312=)"
+_FIND_PYTHON312 = Path(__file__).parents[3] / "ci/find-python312"
 
 
 def build(
@@ -69,30 +70,11 @@ def which(program: str) -> str | None:
 
 
 def python312() -> Path | None:
-    """A CPython 3.12 of this host: PYTHON312's, PATH's or pyenv's."""
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    candidates = [
-        os.environ.get("PYTHON312"),
-        which("python3.12"),
-        *sorted(str(path) for path in pyenv.glob("versions/3.12*/bin/python3.12")),
-    ]
-    for candidate in candidates:
-        if candidate and (real := _real_interpreter(candidate)):
-            return real
-    return None
-
-
-def _real_interpreter(candidate: str) -> Path | None:
-    """The interpreter behind a name, which may be a shim that finds none or another version."""
-    code = "import os, sys; print(*sys.version_info[:2], os.path.realpath(sys.executable))"
+    """A CPython 3.12 of this host, its real path."""
     try:
-        said = subprocess.run(
-            [candidate, "-c", code], capture_output=True, text=True, timeout=30, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+        return Path(build([_FIND_PYTHON312]).strip()).resolve()
+    except BuildFailed:
         return None
-    major, minor, path = said.strip().split(" ", 2)
-    return Path(path) if (major, minor) == ("3", "12") else None
 
 
 def missing() -> list[str]:

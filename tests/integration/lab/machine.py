@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,7 +64,7 @@ class Hardware:
     shared: bool = False
     state: Path | None = None
     arguments: tuple[str, ...] = ()
-    boot_timeout: float = field(default=180.0)
+    boot_timeout: float = 300.0
 
     def qemu_arguments(self) -> list[str]:
         fixed = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable"
@@ -228,7 +228,7 @@ class Machine:
         self._process, self._channel = self._start()
         self.settle()
 
-    def settle(self, timeout: float = 180.0) -> None:
+    def settle(self, timeout: float = 300.0) -> None:
         """Wait until systemd has started everything it wants to."""
         done = self.run("systemctl is-system-running --wait", check=False, timeout=timeout)
         if done.stdout.strip() not in ("running", "degraded"):

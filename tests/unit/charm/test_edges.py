@@ -1,0 +1,134 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""The edges: what snapd says on its socket, what its command prints, and the tracing."""
+
+import http.server
+import json
+import pathlib
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ops
+import pytest
+from charmlibs import snap as snaplib
+from ops import testing
+
+import charm
+import epa_snap
+import snapd
+from tests.unit.charm.machine import Machine
+
+ANSWERS: dict[str, Any] = {
+    "/v2/apps?names=x": {"type": "sync", "result": [1]},
+    "/v2/apps?names=y": {"type": "error", "result": {"message": "no y", "kind": "snap-not-found"}},
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = json.dumps(ANSWERS[self.path]).encode() if self.path in ANSWERS else b"nonsense"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "local"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - so named there
+        pass
+
+
+@pytest.fixture
+def socket_path(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    path = str(tmp_path / "s")
+    monkeypatch.setattr(snapd, "SOCKET", path)
+    with socketserver.UnixStreamServer(path, Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield path
+        server.shutdown()
+
+
+def test_a_read_gives_the_result(socket_path: str):
+    assert snapd.get("/v2/apps", names="x") == [1]
+
+
+def test_a_refusal_of_snapd_is_an_error_with_its_sentence(socket_path: str):
+    with pytest.raises(snaplib.APIError, match="no y"):
+        snapd.get("/v2/apps", names="y")
+
+
+def test_nonsense_from_snapd_is_a_connection_that_fails(socket_path: str):
+    with pytest.raises(snaplib.ConnectionError):
+        snapd.get("/v2/apps", names="z")
+
+
+def test_a_missing_socket_is_told_apart(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(snapd, "SOCKET", str(tmp_path / "none"))
+    with pytest.raises(snaplib.SocketNotFoundError):
+        snapd.get("/v2/apps")
+
+
+def completed(code: int, out: str = "", err: str = "") -> Any:
+    def run(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], code, out, err)
+
+    return run
+
+
+def test_a_command_gives_what_it_printed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subprocess, "run", completed(0, "text"))
+    assert snapd.run("info", "x", seconds=1) == "text"
+
+
+def test_a_command_that_fails_gives_its_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subprocess, "run", completed(1, "out", "error: no such thing\n"))
+    with pytest.raises(snapd.CommandFailed, match=r"^no such thing$") as caught:
+        snapd.run("info", "x", seconds=1)
+    assert caught.value.stdout == "out"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (subprocess.TimeoutExpired("snap", 1), "snap info took more than 1 s"),
+        (FileNotFoundError(2, "none"), "cannot run /usr/bin/snap"),
+    ],
+)
+def test_a_command_that_hangs_or_is_missing_is_a_failure(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
+):
+    def run(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(snapd.CommandFailed, match=text):
+        snapd.run("info", "x", seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("simple", "simple"),
+        ("", "no reason given"),
+        ("cannot perform the following tasks:\n- Fetch (boom)", "Fetch (boom)"),
+        (
+            'cannot perform the following tasks:\n- Run configure hook of "x" snap '
+            '(run hook "configure": Invalid cpu-pool configuration: no (such) CPU)',
+            "Invalid cpu-pool configuration: no (such) CPU",
+        ),
+        ("cannot perform the following tasks:\n- Run hook (run:\n-----\na\nlast\n-----)", "last"),
+    ],
+)
+def test_the_sentence_that_matters_is_found(message: str, sentence: str):
+    assert epa_snap.reason(message) == sentence
+
+
+def test_the_charm_traces_when_it_is_asked_to(machine: Machine):
+    context = testing.Context(charm.EpaOrchestratorCharm)
+    with context(context.on.stop(), testing.State()) as manager:
+        assert isinstance(manager.charm.tracing, ops.tracing.Tracing)
