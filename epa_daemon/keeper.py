@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 # A PMD thread is pinned and named in its first moments, and must not be taken for another one.
 _SETTLED_SECONDS = 0.1
-# Each pass finds what was created during the one before it with a mask from before.
-_PASSES = 10
+# Each pass finds what was created during the one before it with a mask from before. A main thread
+# that keeps running is not waited for any longer than all of them: the next look does the rest.
+_PASSES = 20
+_PASS_SECONDS = 0.001
 _NOT_PERMITTED = (
     "Open vSwitch's threads cannot be moved ({reason}); connect the plug: snap connect "
     "epa-orchestrator:process-control, then: snap restart epa-orchestrator.daemon"
@@ -214,10 +216,12 @@ class Keeper:
                 for tid in threads.tids(process.pid):
                     if tid not in moved and not self._is_clear(tid, newly, free, moved):
                         moved |= self._cleared(process, tid, newly)
-                if len(moved) == before or process in self.left_alone:
+                if process in self.left_alone or not moved:
                     break
-            else:
-                self.problems.note(f"busy {process}", f"{process} makes threads too fast to move")
+                if len(moved) == before:
+                    if not threads.may_be_cloning(process.pid):
+                        break
+                    time.sleep(_PASS_SECONDS)
 
     def _is_clear(
         self, tid: int, newly: frozenset[int], free: frozenset[int], moved: set[int]

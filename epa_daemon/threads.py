@@ -45,7 +45,7 @@ class _Stat:
     name: str
     parent: int
     kernel: bool
-    dead: bool
+    state: bytes
     ticks: int
     start: int
     cpu: int
@@ -64,7 +64,7 @@ def _stat(path: str) -> _Stat:
         name=content[content.index(b"(") + 1 : end].decode("ascii", "backslashreplace"),
         parent=int(fields[1]),
         kernel=bool(int(fields[6]) & _KERNEL_THREAD),
-        dead=fields[0] in (b"Z", b"X"),
+        state=fields[0],
         ticks=int(fields[11]) + int(fields[12]),
         start=int(fields[19]),
         cpu=int(fields[36]),
@@ -89,7 +89,7 @@ class Finder:
             if not name.isdecimal() or name in self._kernel:
                 continue
             stat = _tolerant(f"/proc/{name}/stat", unreadable)
-            if stat is None or stat.dead:
+            if stat is None or stat.state in b"ZX":
                 continue
             if stat.kernel:
                 self._kernel.add(name)
@@ -121,6 +121,16 @@ def tids(pid: int) -> list[int]:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def may_be_cloning(pid: int) -> bool:
+    """Whether the main thread, which makes the others, may be in the middle of clone(2).
+
+    The kernel copies the maker's mask when it begins, and lists the new thread when it has done:
+    in between nobody can see it. A thread that sleeps is in no such call.
+    """
+    stat = _tolerant(f"/proc/{pid}/task/{pid}/stat", lambda _path, _error: None)
+    return stat is not None and stat.state in b"RD"
 
 
 def thread(pid: int, tid: int, unreadable: Unreadable) -> Thread | None:

@@ -40,6 +40,7 @@ class Kernel:
 
     threads: dict[int, FakeThread] = field(default_factory=dict[int, FakeThread])
     on_move: Callable[[int], None] = lambda _tid: None
+    cloned: list[int] = field(default_factory=list[int])
 
     def find(self, _unreadable: object) -> list[Process]:
         return list(dict.fromkeys(thread.process for thread in self.threads.values()))
@@ -70,6 +71,13 @@ class Kernel:
         one.mask = cpus & one.cpuset
         one.sets.append(one.mask)
 
+    def may_be_cloning(self, pid: int) -> bool:
+        """A thread that is being made has its mask already, and is seen only at the end."""
+        if self.cloned and pid == SWITCHD.pid:
+            self.threads[self.cloned.pop()] = FakeThread(SWITCHD, "handler9", ONLINE)
+            return True
+        return False
+
     def masks(self) -> set[str]:
         return {cpulist.format_ranges(one.mask) for one in self.threads.values()}
 
@@ -86,7 +94,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     )
     monkeypatch.setattr("os.sched_setaffinity", made.set_mask)
     monkeypatch.setattr("os.sched_getaffinity", made.get_mask)
-    for name in ("tids", "thread", "mask_of", "set_mask"):
+    for name in ("may_be_cloning", "tids", "thread", "mask_of", "set_mask"):
         monkeypatch.setattr(threads, name, getattr(made, name))
     monkeypatch.setattr(threads, "Finder", lambda: made)
     monkeypatch.setattr(mover, "_is_online", ONLINE.__contains__)
@@ -148,6 +156,15 @@ def test_threads_made_while_others_are_moved_are_moved_too(kernel: Kernel, keepe
     keeper.committed(frozenset({6}))
     assert kernel.masks() == {"0-5,7", "3"}
     assert len(kernel.threads) == 7
+
+
+def test_a_thread_that_is_not_seen_yet_because_it_is_being_made_is_waited_for(
+    kernel: Kernel, keeper: Keeper
+):
+    keeper.look(CPUS)
+    kernel.cloned = [300, 301]
+    keeper.committed(frozenset({6}))
+    assert kernel.threads[300].mask == kernel.threads[301].mask == ONLINE - {6}
 
 
 def test_a_thread_that_dies_in_the_middle_is_nobodys_problem(kernel: Kernel, keeper: Keeper):
