@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import crowd, effort, latency, pinning, report, scaling, starting
+from benchmarks import affinity, crowd, effort, latency, pinning, report, scaling, starting
 from benchmarks.effort import Effort
 from benchmarks.pinning import Cpus
 from benchmarks.report import Section
@@ -27,6 +27,7 @@ _PARTS: dict[str, Part] = {
     "scaling": scaling.measure,
     "crowd": crowd.measure,
     "starting": starting.measure,
+    "affinity": affinity.measure,
 }
 
 

@@ -121,11 +121,27 @@ def committer(folder: Path, cpus: Cpus) -> Generator[Committer]:
 
 
 @contextlib.contextmanager
+def daemon_of_this_host(folder: Path, cpus: Cpus) -> Generator[Daemon]:
+    """A daemon that may move this host's threads; the client's CPU is its general pool."""
+    options = {"cpu-pool": cpus.client, "ovs-switch": folder / "switch", "root": "/"}
+    options |= {name: folder / name for name in ("data", "state")}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    with _started(["epa_daemon", "daemon", *arguments], folder, cpus) as started:
+        yield started
+
+
+@contextlib.contextmanager
 def daemon(folder: Path, cpus: Cpus) -> Generator[Daemon]:
     """A daemon in a folder that `prepare` has filled; it has answered once."""
     arguments = ["epa_daemon", "daemon", "--cpu-pool", hosts.GENERAL]
     for name in ("root", "data", "state"):
         arguments += [f"--{name}", str(folder / name)]
+    with _started(arguments, folder, cpus) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def _started(arguments: list[str], folder: Path, cpus: Cpus) -> Generator[Daemon]:
     log = folder / "daemon.log"
     with _process(arguments, cpus, log) as process:
         started = Daemon(process, folder)

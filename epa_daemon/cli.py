@@ -137,6 +137,13 @@ def _add_daemon(commands: Any) -> None:
             f"--{option.removeprefix('policy.')}", metavar="N", help=f"{least} to {most}"
         )
     parser.add_argument(
+        "--ovs-switch",
+        type=Path,
+        default=settings.OVS_SWITCH,
+        metavar="FILE",
+        help="any content switches Open vSwitch's CPU affinity on (default: %(default)s)",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="check settings and state, change nothing, and exit"
     )
     parser.add_argument(
@@ -167,6 +174,7 @@ def _add_reads(commands: Any) -> None:
         commands, "hugepages", people.hugepages, "Show hugepages and who they are recorded for."
     )
     _command(commands, "topology", people.topology, "Show the host map and who owns each CPU.")
+    _command(commands, "ovs", people.ovs, "Show where Open vSwitch's threads may run, and should.")
     _command(commands, "health", people.health, "Show whether everything works (exit 1 if not).")
 
 
@@ -255,7 +263,8 @@ def _daemon_settings(asked: argparse.Namespace) -> Settings:
     if asked.cpu_pool is not None:
         flags["cpu_pool"] = asked.cpu_pool or None
     kept = OptionsFile(asked.options_file, flags)
-    return Settings(asked.root, asked.data, asked.state, kept)
+    switch = asked.ovs_switch.absolute()
+    return Settings(asked.root, asked.data, asked.state, kept, switch)
 
 
 def _report_check(problems: list[dict[str, Any]], style: str) -> int:

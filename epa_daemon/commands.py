@@ -72,6 +72,12 @@ def health(options: argparse.Namespace) -> int:
     return 0 if reply["healthy"] else UNHEALTHY
 
 
+def ovs(options: argparse.Namespace) -> int:
+    """Run the command `ovs`."""
+    reply = _client(options).get_ovs_affinity()
+    return _show(options, reply, tables.ovs(reply))
+
+
 def record(options: argparse.Namespace) -> int:
     """Run the command `record`."""
     about = recording.record(

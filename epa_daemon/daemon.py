@@ -11,15 +11,19 @@ import signal
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from epa_daemon import listener, pools, preflight, store, takeover
+from epa_daemon.committer import Committer
 from epa_daemon.engine import Engine
 from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
+from epa_daemon.keeper import Keeper
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
 from epa_daemon.options import Options, OptionsFile, Prefer
+from epa_daemon.ovs import Ovs
 from epa_daemon.server import MAX_CONNECTIONS, Server
 from epa_daemon.settings import Settings
 from epa_daemon.store import Store
@@ -71,8 +75,15 @@ async def _serve(settings: Settings, options: Options, opened: Store, ledger: Le
     _allow_descriptors()
     rules = options.rules(pools.configured(options.cpu_pool))
     observer = Observer(HostReader(settings.root), rules)
-    engine = Engine(opened, ledger, observer, settings)
+    committer = Committer()
+    ovs = None
+    if settings.root == Path("/"):
+        keeper = Keeper(opened.masks, ledger.owned)
+        ovs = Ovs(keeper, committer, observer, settings.ovs_switch)
+    engine = Engine(opened, ledger, observer, settings, committer, ovs)
     engine.start()
+    if ovs:
+        ovs.start()
     with listener.listening(settings.socket) as listening:
         server = Server(listening, engine.submit)
         server.start()
@@ -83,6 +94,8 @@ async def _serve(settings: Settings, options: Options, opened: Store, ledger: Le
         _notify("STOPPING=1")
         server.stop()
     await _drain(engine, server)
+    if ovs:
+        await ovs.stop(_GRACE_SECONDS)
 
 
 async def _drain(engine: Engine, server: Server) -> None:

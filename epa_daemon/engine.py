@@ -33,6 +33,7 @@ from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
 from epa_daemon.options import OptionsFile
+from epa_daemon.ovs import Ovs, elsewhere
 from epa_daemon.peers import Peer
 from epa_daemon.pools import Rules
 from epa_daemon.protocol import (
@@ -40,6 +41,7 @@ from epa_daemon.protocol import (
     CpuRequest,
     GetHealth,
     GetMemoryInfo,
+    GetOvsAffinity,
     GetTopology,
     ListAllocations,
     Reload,
@@ -81,8 +83,17 @@ class _Batch:
 class Engine:
     """Owns the ledger and the store; used from one event loop."""
 
-    def __init__(self, store: Store, ledger: Ledger, observer: Observer, settings: Settings):
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        observer: Observer,
+        settings: Settings,
+        committer: Committer,
+        ovs: Ovs | None = None,
+    ):
         self._store = store
+        self._ovs = ovs
         self._ledger = ledger
         self._observer = observer
         self._state = str(settings.state)
@@ -90,7 +101,7 @@ class Engine:
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._working = False
         self._commit_started: float | None = None
-        self._committer = Committer()
+        self._committer = committer
         self._store_error: str | None = None
         self._started = time.monotonic()
 
@@ -126,11 +137,14 @@ class Engine:
                 return reports.topology_map(host, self._ledger, rules)
             case GetHealth():
                 return self._health(host, rules)
+            case GetOvsAffinity():
+                return self._ovs.report() if self._ovs else elsewhere()
             case _:
                 raise TypeError(f"unexpected request: {type(request).__name__}")
 
     def _health(self, host: Host, rules: Rules) -> HealthReply:
         problems = health.problems(host, self._ledger, rules, self._store_problem())
+        problems += self._ovs.problems() if self._ovs else []
         return HealthReply(
             healthy=not problems,
             daemon_version=__version__,
@@ -174,11 +188,15 @@ class Engine:
             self._finish(batch)
             return
         self._commit_started = time.monotonic()
-        before = self._ledger
         self._committer.submit(
-            lambda: self._store.commit(before, batch.ledger, batch.events),
-            lambda failure: self._committed(batch, failure),
+            lambda: self._commit(batch), lambda failure: self._committed(batch, failure)
         )
+
+    def _commit(self, batch: _Batch) -> None:
+        self._store.commit(self._ledger, batch.ledger, batch.events)
+        if self._ovs:
+            # Before the reply: its reader may start at once on the CPUs that it names.
+            self._ovs.committed(batch.ledger.owned)
 
     def _learned(self) -> Ledger:
         if not self._ledger.nodeless:

@@ -150,6 +150,10 @@ class GetHealth(Request):
     """Read the health report."""
 
 
+class GetOvsAffinity(Request):
+    """Read where Open vSwitch's threads may run."""
+
+
 class Reload(Request):
     """Take the options that wait in the options file; it carries none itself."""
 
@@ -163,6 +167,7 @@ ACTIONS: dict[str, type[Request]] = {
     "allocate_hugepages": AllocateHugepages,
     "get_topology": GetTopology,
     "get_health": GetHealth,
+    "get_ovs_affinity": GetOvsAffinity,
     "reload": Reload,
 }
 _ACTION_OF = {model: action for action, model in ACTIONS.items()}

@@ -18,6 +18,7 @@ FEATURES = [
     "health",
     "keep-alive",
     "reload",
+    "ovs-affinity",
 ]
 
 
@@ -222,3 +223,40 @@ class HealthReply(Reply):
     claimed_cpus: int
     options: OptionsInForce
     problems: list[Problem]
+
+
+class OvsSwitch(BaseModel):
+    """The switch file of Open vSwitch's CPU affinity, and how its changes are noticed."""
+
+    path: str
+    state: Literal["on", "off", "another-host"]
+    followed: Literal["inotify", "poll", "nothing"]
+
+
+class OvsThread(BaseModel):
+    """A thread; `wanted` is null where its mask is left as it is."""
+
+    tid: int
+    name: str
+    wanted: str | None
+    actual: str
+    last_cpu: int
+
+
+class OvsProcess(BaseModel):
+    """A process; left alone where its cpuset forbids free CPUs."""
+
+    pid: int
+    name: str
+    left_alone: bool
+    threads: list[OvsThread]
+
+
+class OvsAffinityReply(Reply):
+    """Where Open vSwitch's threads may run, and where they should."""
+
+    version: str = VERSION
+    switch: OvsSwitch
+    free_cpus: str
+    processes: list[OvsProcess]
+    problems: list[str]

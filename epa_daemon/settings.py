@@ -10,6 +10,7 @@ from pathlib import Path
 
 from epa_daemon.options import OptionsFile
 
+OVS_SWITCH = Path("/etc/openvswitch/enable_dynamic_cpu_affinity")
 SOCKET_NAME = "epa.sock"
 SNAP_SOCKET = Path("/var/snap/epa-orchestrator/current/data") / SOCKET_NAME
 
@@ -23,12 +24,14 @@ class Settings:
         data: the shared folder, with the socket and nothing else.
         state: the folder of the store, which clients cannot reach.
         options: where the options that decisions depend on are found.
+        ovs_switch: the file that switches Open vSwitch's CPU affinity on.
     """
 
     root: Path
     data: Path
     state: Path
     options: OptionsFile = OptionsFile()  # noqa: RUF009 - it is frozen.
+    ovs_switch: Path = OVS_SWITCH
 
     @property
     def socket(self) -> Path:

@@ -10,38 +10,13 @@ import sqlite3
 import time
 from pathlib import Path
 
+from epa_daemon import schema
 from epa_daemon.errors import CannotStart
 
 DATABASE = "ledger.db"
 _LOCK = "lock"
 # --check holds the lock for some milliseconds; a daemon that starts meanwhile waits for it.
 _LOCK_SECONDS = 2.0
-_APPLICATION_ID = 0x45504131  # "EPA1"
-_SCHEMA_VERSION = 1
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-CREATE TABLE services (
-    name TEXT PRIMARY KEY, pool TEXT NOT NULL, policy TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE claims (
-    service TEXT NOT NULL REFERENCES services (name), cpu INTEGER NOT NULL,
-    node INTEGER, explicit INTEGER NOT NULL CHECK (explicit IN (0, 1)),
-    PRIMARY KEY (service, cpu)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE hugepages (
-    node INTEGER NOT NULL, size_kb INTEGER NOT NULL, service TEXT NOT NULL,
-    count INTEGER NOT NULL CHECK (count > 0), PRIMARY KEY (node, size_kb, service)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY, at TEXT NOT NULL, action TEXT NOT NULL,
-    service TEXT NOT NULL, subject TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,
-    uid INTEGER, pid INTEGER, snap TEXT NOT NULL
-) STRICT;
-CREATE TABLE imports (
-    sha256 TEXT PRIMARY KEY, updated_at TEXT NOT NULL, imported_at TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
 
 
 class DaemonRunning(CannotStart):
@@ -157,7 +132,7 @@ def create(path: Path) -> None:
         new.unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(sqlite3.connect(new)) as connection:
-            connection.executescript(f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} COMMIT;")
+            connection.executescript(f"PRAGMA synchronous = FULL; {schema.script(0)}")
         new.rename(path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
@@ -182,27 +157,13 @@ def connect(path: Path, shown: Path) -> sqlite3.Connection:
             uri, uri=True, timeout=1, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        _check(connection)
+        version = schema.check(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        schema.migrate(connection, version)
     except (sqlite3.Error, ValueError) as error:
         raise CannotStart(
             f"the store {shown} cannot be used: {error}; it was left as it is: "
             "restore a backup, or move it away to start without its claims"
         ) from error
     return connection
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION_ID:
-        raise ValueError("it is not a store of this daemon")
-    if version > _SCHEMA_VERSION:
-        raise ValueError(
-            f"it was written by a newer daemon (schema {version}, this one knows "
-            f"{_SCHEMA_VERSION}); install that one again"
-        )
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise ValueError(f"it is damaged: {verdict}")

@@ -19,6 +19,7 @@ from epa_daemon import history, ledger, state_folder
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.history import Event
 from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
+from epa_daemon.mask_store import MaskStore
 
 _KEPT_EVENTS = 10_000
 # Events go at once by so many; every commit would touch more pages for it.
@@ -34,12 +35,17 @@ class Import:
 
 
 class Store:
-    """The open store of one state folder."""
+    """The open store of one state folder.
+
+    Attributes:
+        masks: what Open vSwitch's threads had before they were moved.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, lock: int | None):
         self._connection = connection
         self._path = path
         self._lock = lock
+        self.masks = MaskStore(connection)
         # Unknown how many an earlier process left: trim with the first events.
         self._untrimmed = _TRIM_EVERY
 

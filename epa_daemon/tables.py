@@ -144,6 +144,32 @@ def health(reply: Reply) -> str:
     return "\n".join(lines)
 
 
+def ovs(reply: Reply) -> str:
+    """The switch, a line for each thread, and what is wrong."""
+    switch = reply["switch"]
+    if switch["state"] == "another-host":
+        return "the daemon reads another host's files: it leaves this one's Open vSwitch alone"
+    lines = [
+        f"switch {switch['path']}: {switch['state']} (followed by {switch['followed']}); "
+        f"CPUs that nobody owns: {reply['free_cpus'] or 'none'}"
+    ]
+    rows = [
+        (
+            f"{process['name']} {process['pid']}",
+            thread["tid"],
+            thread["name"],
+            "left alone" if process["left_alone"] else thread["wanted"] or "-",
+            thread["actual"],
+            thread["last_cpu"],
+        )
+        for process in reply["processes"]
+        for thread in process["threads"]
+    ]
+    header = ("PROCESS", "THREAD", "NAME", "WANTED", "ACTUAL", "LAST CPU")
+    lines.append(table(header, rows) if rows else "no Open vSwitch daemon runs")
+    return "\n".join([*lines, *(f"- {problem}" for problem in reply["problems"])])
+
+
 def recording(folder: object, about: Reply) -> str:
     """What was recorded, and what could not be."""
     lines = [f"recorded {about['files']} files in {folder}"]

@@ -70,7 +70,10 @@ def test_allocate_numa_cores(daemon: Daemon):
     )
 
 
-FEATURES = '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","reload"]'
+FEATURES = (
+    '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","reload",'
+    '"ovs-affinity"]'
+)
 
 
 def test_list_allocations(daemon: Daemon):

@@ -1,6 +1,8 @@
 # Copyright 2026 the EPA Orchestrator authors
 # See LICENSE file for licensing details.
 
+import gc
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import history, state_folder, store
+from epa_daemon import history, mask_store, schema, state_folder, store
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
 from tests.unit.scenes import holding, holding_all
 
+STORES = Path(__file__).parents[1] / "stores"
 FULL = holding_all(
     a=holding("2-3", explicit=True, node=0, policy=Policy.NON_PREEMPTIVE),
     b=holding("8", pool=Pool.GENERAL),
@@ -184,3 +187,54 @@ def test_a_copy_is_looked_at_without_touching(tmp_path: Path):
     copy.close()
     assert (state / state_folder.DATABASE).read_bytes() == before
     assert store.open_copy(tmp_path / "nothing", scratch) is None
+
+
+def test_a_store_of_the_first_version_keeps_everything_and_gets_what_is_new(tmp_path: Path):
+    shutil.copy(STORES / "version-1.db", tmp_path / state_folder.DATABASE)
+    opened = store.open_folder(tmp_path)
+    loaded = opened.load()
+    assert {name: held.ranges for name, held in loaded.holdings.items()} == {
+        "ceph-osd.0": "10-11",
+        "helper": "0",
+        "nova": "2-4",
+    }
+    assert loaded.pages_of((0, 2048), "nova") == 2
+    assert opened.masks.load() is None
+    opened.masks.keep({(7, (8, 9)): frozenset({0, 1})})
+    opened.close()
+    opened = store.open_folder(tmp_path)
+    assert opened.masks.load() == {(8, 9): {0, 1}}
+    assert opened.load() == loaded
+    opened.close()
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copy(STORES / "version-1.db", tmp_path / state_folder.DATABASE)
+    steps = (*schema.STEPS[:1], "CREATE TABLE found_masks (x); CREATE TABLE events (y);")
+    monkeypatch.setattr(schema, "STEPS", steps)
+    with pytest.raises(CannotStart, match="already exists"):
+        store.open_folder(tmp_path)
+    gc.collect()
+    with sqlite3.connect(tmp_path / state_folder.DATABASE) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    assert ("found_masks",) not in tables
+
+
+def test_masks_of_another_boot_are_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = store.open_folder(tmp_path)
+    opened.masks.keep({(7, (8, 9)): frozenset({0, 1})})
+    monkeypatch.setattr(mask_store, "boot", lambda: "another")
+    assert opened.masks.load() is None
+    opened.close()
+
+
+def test_masks_that_are_forgotten_are_not_put_back(tmp_path: Path):
+    opened = store.open_folder(tmp_path)
+    opened.masks.keep({})
+    assert opened.masks.load() == {}
+    opened.masks.forget()
+    assert opened.masks.load() is None
+    opened.close()

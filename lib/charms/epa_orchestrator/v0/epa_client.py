@@ -164,6 +164,10 @@ class EpaClient:
         """The health report (feature `health`)."""
         return self.request("get_health")
 
+    def get_ovs_affinity(self) -> Reply:
+        """Where Open vSwitch's threads may run; daemons with the feature `ovs-affinity`."""
+        return self.request("get_ovs_affinity")
+
     def request(self, action: str, **fields: Any) -> Reply:
         """Send one request and return its reply."""
         content = {"version": "1.0", "action": action, **fields}
