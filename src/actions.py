@@ -83,11 +83,21 @@ def list_hugepages() -> Results:
 
 def show_topology() -> Results:
     """The host map with the owner of each CPU."""
+    return {"topology": _printed("topology", epa_snap.topology)}
+
+
+def show_ovs_affinity() -> Results:
+    """Where Open vSwitch's threads may run, and where they should."""
+    return {"affinity": _printed(daemon.OVS_AFFINITY, epa_snap.ovs_affinity)}
+
+
+def _printed(feature: str, command: Callable[[], str]) -> str:
+    """What a command of the daemon's prints, if it has the feature."""
     with _asked():
-        if "topology" not in daemon.look().features:
+        if feature not in daemon.look().features:
             raise errors.ActionFailed(TOO_OLD)
         try:
-            return {"topology": epa_snap.topology()}
+            return command()
         except snapd.CommandFailed as error:
             raise errors.ActionFailed(epa_snap.reason(str(error))) from error
 

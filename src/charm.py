@@ -47,6 +47,7 @@ class EpaOrchestratorCharm(ops.CharmBase):
         framework.observe(self.on.list_allocations_action, self._on_list_allocations_action)
         framework.observe(self.on.list_hugepages_action, self._on_list_hugepages_action)
         framework.observe(self.on.show_topology_action, self._on_show_topology_action)
+        framework.observe(self.on.show_ovs_affinity_action, self._on_show_ovs_affinity_action)
         framework.observe(self.on.allocate_cores_action, self._on_allocate_cores_action)
         framework.observe(self.on.release_action, self._on_release_action)
         framework.observe(self.on.health_check_action, self._on_health_check_action)
@@ -116,6 +117,9 @@ class EpaOrchestratorCharm(ops.CharmBase):
 
     def _on_show_topology_action(self, event: ops.ActionEvent) -> None:
         self._answer(event, actions.show_topology)
+
+    def _on_show_ovs_affinity_action(self, event: ops.ActionEvent) -> None:
+        self._answer(event, actions.show_ovs_affinity)
 
     def _on_allocate_cores_action(self, event: ops.ActionEvent) -> None:
         params = event.load_params(models.AllocateCoresParams, errors="fail")

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 ISOLATED = "isolated"
+OVS_AFFINITY = "ovs-affinity"
 GENERAL = "general"
 
 _STEP_SECONDS = 10.0

@@ -144,6 +144,15 @@ def topology() -> str:
     return snapd.run("run", PEOPLES_COMMAND, "topology", seconds=_CHECK_SECONDS).rstrip()
 
 
+def ovs_affinity() -> str:
+    """Open vSwitch's threads and masks as the daemon's own command prints them.
+
+    Raises:
+        snapd.CommandFailed: it printed an error.
+    """
+    return snapd.run("run", PEOPLES_COMMAND, "ovs", seconds=_CHECK_SECONDS).rstrip()
+
+
 def remove() -> None:
     """Remove the snap; snapd keeps a snapshot of its data."""
     with told("cannot remove the snap"), tracer.start_as_current_span("snap remove"):

@@ -116,6 +116,7 @@ class CharmConfig(_Checked):
     policy_small_system_percent: int | None = pydantic.Field(default=None, ge=1, le=100)
     policy_large_system_threshold: int | None = pydantic.Field(default=None, ge=1, le=65536)
     policy_large_system_reserved: int | None = pydantic.Field(default=None, ge=0, le=65535)
+    ovs_dynamic_cpu_affinity: bool = False
 
     @property
     def plugs(self) -> tuple[SnapPlug, ...]:

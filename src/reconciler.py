@@ -21,6 +21,7 @@ import errors
 import interfaces
 import models
 import options
+import ovs_switch
 import sources
 import status
 import tenants
@@ -152,6 +153,10 @@ def _configure(wanted: Wanted, holdings: daemon.Holdings) -> status.Report:
     with found.collecting():
         known = interfaces.plugs()
         found.blocked += interfaces.connect_clients(wanted.config.plugs, known)
+    with found.collecting():
+        if wanted.config.ovs_dynamic_cpu_affinity and daemon.OVS_AFFINITY not in holdings.features:
+            found.blocked.append("ovs-dynamic-cpu-affinity needs a newer daemon")
+        ovs_switch.apply(wanted.config.ovs_dynamic_cpu_affinity)
     with found.collecting():
         if holdings.newer and holdings.pages_problem:
             found.blocked.append(f"hugepages cannot be read: {holdings.pages_problem}")

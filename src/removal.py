@@ -10,6 +10,7 @@ from opentelemetry import trace
 import daemon
 import epa_snap
 import errors
+import ovs_switch
 import tenants
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ def leave(unit: str) -> None:
             others = tenants.others(epa_snap.NAME, unit)
             if others:
                 logger.warning("the snap stays: %s need it", ", ".join(others))
-            elif epa_snap.installed() is not None:
-                _remove_unless_held()
+            else:
+                ovs_switch.apply(wanted=False)
+                if epa_snap.installed() is not None:
+                    _remove_unless_held()
         except (errors.Trouble, OSError) as error:
             logger.error("could not clean up (%s); finish by hand: %s", error, FINISH)
 

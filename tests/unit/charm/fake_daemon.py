@@ -12,7 +12,10 @@ from epa_daemon import cpulist
 
 Reply = dict[str, Any]
 
-NEW_FEATURES = ["non-preemptive-allocations", "cpu-pools", "topology", "health", "keep-alive"]
+NEW_FEATURES = [
+    *("non-preemptive-allocations", "cpu-pools", "topology", "health", "keep-alive"),
+    *("reload", "ovs-affinity"),
+]
 
 
 @dataclasses.dataclass

@@ -17,6 +17,7 @@ from charmlibs import snap as snaplib
 from charms.epa_orchestrator.v0 import epa_client
 
 import daemon
+import ovs_switch
 import snapd
 import sources
 import tenants
@@ -57,6 +58,7 @@ class Machine:
         self.resource = folder / "resource.snap"
         self.blobs = folder / "blobs"
         self.tenants = folder / "singleton_snaps"
+        self.ovs_switch = folder / "openvswitch/enable_dynamic_cpu_affinity"
         self.snaps: dict[str, Snap] = {}
         self.connections: set[tuple[str, str, str, str]] = set()
         self.store: dict[str, Snap] = {}
@@ -117,6 +119,7 @@ class Machine:
         patch.setattr(epa_client.EpaClient, "request", self._daemon_request)
         patch.setattr(sources, "BLOBS", self.blobs)
         patch.setattr(tenants, "FOLDER", self.tenants)
+        patch.setattr(ovs_switch, "FILE", self.ovs_switch)
         patch.setattr(daemon.time, "monotonic", lambda: self.now)
         patch.setattr(daemon.time, "sleep", self._sleep)
 
@@ -249,6 +252,8 @@ class Machine:
                 raise snapd.CommandFailed("exit 78", self.check_says)
             case ("run", "epa-orchestrator", "topology"):
                 return "the map\n"
+            case ("run", "epa-orchestrator", "ovs"):
+                return "the threads\n"
             case _:
                 raise AssertionError(f"unknown command: snap {arguments}")
 

@@ -17,7 +17,10 @@ from tests.unit.charm.fake_daemon import Held
 from tests.unit.charm.machine import NAME, Machine, Snap
 from tests.unit.charm.unit import Unit
 
-READS = ("list-allocations", "list-hugepages", "show-topology", "health-check")
+READS = (
+    *("list-allocations", "list-hugepages", "show-topology", "show-ovs-affinity"),
+    "health-check",
+)
 AS_IT_WAS = ops.MaintenanceStatus("as it was")
 
 
@@ -94,6 +97,10 @@ def test_list_hugepages_that_cannot_be_read_fails(machine: Machine, unit: Unit):
 
 def test_show_topology_is_the_daemons_own_map(unit: Unit):
     assert unit.action("show-topology") == {"topology": "the map"}
+
+
+def test_show_ovs_affinity_is_the_daemons_own_table(unit: Unit):
+    assert unit.action("show-ovs-affinity") == {"affinity": "the threads"}
 
 
 def test_health_check_of_a_healthy_machine(unit: Unit):
@@ -209,6 +216,7 @@ def test_todays_daemon_lists_and_releases(machine: Machine, unit: Unit):
     ("name", "parameters"),
     [
         ("show-topology", {}),
+        ("show-ovs-affinity", {}),
         ("health-check", {}),
         ("allocate-cores", {"service_name": "a", "cores": 1, "pool": "general"}),
         ("allocate-cores", {"service_name": "a", "cores": 1, "preemption_policy": "legacy"}),

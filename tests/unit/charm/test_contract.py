@@ -19,7 +19,7 @@ import tenants
 ROOT = pathlib.Path(__file__).parents[3]
 CHARM: dict[str, Any] = yaml.safe_load((ROOT / "charmcraft.yaml").read_text())
 SNAP: dict[str, Any] = yaml.safe_load((ROOT / "snap/snapcraft.yaml").read_text())
-TYPES = {"string": str, "int": int}
+TYPES = {"string": str, "int": int, "boolean": bool}
 PARAMETERS = {
     "list-allocations": models.ListAllocationsParams,
     "allocate-cores": models.AllocateCoresParams,
@@ -77,6 +77,7 @@ def test_actions_are_exactly_these():
         "list-allocations",
         "list-hugepages",
         "show-topology",
+        "show-ovs-affinity",
         "allocate-cores",
         "release",
         "health-check",
