@@ -127,13 +127,20 @@ class Unit:
 
 
 def place(machine: Machine, charm: Path) -> None:
-    """Unzip the packed charm in the guest, and lay the hook tools beside it."""
+    """Unzip the packed charm in the guest, and lay the hook tools beside it.
+
+    The guest's Python 3.12 goes where the charm's base has it: its virtual environment says so.
+    """
+    for part in ("bin/python3.12", "lib/python3.12"):
+        machine.run(["ln", "-s", f"/usr/local/python3.12/{part}", f"/usr/{part}"])
     machine.put(charm, "/root/epa-orchestrator.charm")
     unzip = [PYTHON, "-m", "zipfile", "-e", "/root/epa-orchestrator.charm", CHARM]
     machine.run(unzip, timeout=120)
     machine.run(["chmod", "0755", f"{CHARM}/dispatch"])
     for tool in HOOK_TOOLS.glob("*.py"):
         machine.write(f"/root/hook_tools/{tool.name}", tool.read_bytes(), 0o755)
+    # Every module is compiled once, which takes long on an emulated CPU.
+    assert "not installed" in Unit(machine).fail("list-allocations")
 
 
 def start(machine: Machine) -> None:
@@ -165,11 +172,12 @@ def _outcome(calls: list[list[str]]) -> Outcome:
     for tool, *arguments in calls:
         by_tool.setdefault(tool, []).append(arguments)
     sets = [[w for w in call if w != "--"][1:] for call in by_tool.get("status-set", [])]
+    versions = by_tool.get("application-version-set", [])
     pairs = [word.split("=", 1) for call in by_tool.get("action-set", []) for word in call]
     return Outcome(
         statuses=[f"{kind}: {' '.join(text)}" for kind, *text in sets],
         results={key: value for key, value in pairs},
         failure=" ".join(word for call in by_tool.get("action-fail", []) for word in call),
         log=[f"{call[1]} {call[-1]}" for call in by_tool.get("juju-log", [])],
-        version=" ".join(word for call in by_tool.get("application-version-set", []) for word in call),
+        version=" ".join(word for call in versions for word in call if word != "--"),
     )

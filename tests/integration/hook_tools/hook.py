@@ -44,8 +44,6 @@ def run(charm: Path, state: Path, event: str) -> dict[str, Any]:
         tools.mkdir()
         for name in TOOLS:
             (tools / name).symlink_to(Path(__file__).with_name("tool.py").resolve())
-        for name in ("python3", "python3.12"):
-            (tools / name).symlink_to(sys.executable)
         record = Path(folder, "record")
         record.touch()
         done = subprocess.run(
@@ -61,12 +59,21 @@ def run(charm: Path, state: Path, event: str) -> dict[str, Any]:
     return {"code": done.returncode, "calls": calls, "stderr": done.stderr[-4000:]}
 
 
+def _python(folder: Path) -> Path:
+    """A lasting folder for PATH: the charm's dispatch keeps a link to the python3 that it finds."""
+    folder.mkdir(exist_ok=True)
+    for name in ("python3", "python3.12"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(sys.executable)
+    return folder
+
+
 def _environment(
     charm: Path, state: Path, event: str, tools: Path, record: Path
 ) -> dict[str, str]:
     action = event.removeprefix("actions/") if event.startswith("actions/") else ""
     names = {
-        "PATH": f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{tools}:{_python(state.with_name('python'))}:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": os.environ.get("HOME", "/root"),
         "EPA_HOOK_STATE": str(state),
         "EPA_HOOK_RECORD": str(record),
