@@ -176,7 +176,7 @@ def _outcome(calls: list[list[str]]) -> Outcome:
     pairs = [word.split("=", 1) for call in by_tool.get("action-set", []) for word in call]
     return Outcome(
         statuses=[f"{kind}: {' '.join(text)}" for kind, *text in sets],
-        results={key: value for key, value in pairs},
+        results=dict(pairs),
         failure=" ".join(word for call in by_tool.get("action-fail", []) for word in call),
         log=[f"{call[1]} {call[-1]}" for call in by_tool.get("juju-log", [])],
         version=" ".join(word for call in versions for word in call if word != "--"),

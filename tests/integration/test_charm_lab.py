@@ -104,7 +104,11 @@ def test_actions_that_cannot_be_done_change_nothing(unit: Unit):
 def test_actions_that_look_say_what_the_snap_says(unit: Unit):
     unit.epa.allocate("nova", 2)
     unit.epa.ask(
-        "allocate_hugepages", service_name="dpdk", hugepages_requested=1, node_id=0, size_kb=1048576
+        "allocate_hugepages",
+        service_name="dpdk",
+        hugepages_requested=1,
+        node_id=0,
+        size_kb=1048576,
     )
     pages = unit.act("list-hugepages")["hugepages"]
     assert "dpdk 1" in pages
@@ -112,7 +116,11 @@ def test_actions_that_look_say_what_the_snap_says(unit: Unit):
     assert unit.act("show-topology")["topology"] == topology
     assert "nova" in topology
     health = unit.act("health-check")
-    assert (health["healthy"], health["snap-held"], health["snap-revision"]) == ("yes", "yes", "x1")
+    assert (health["healthy"], health["snap-held"], health["snap-revision"]) == (
+        "yes",
+        "yes",
+        "x1",
+    )
     print("EXAMPLE", pages, topology, health, sep="\n")
 
 

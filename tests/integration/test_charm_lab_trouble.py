@@ -51,9 +51,7 @@ def test_a_resource_that_is_not_this_snap_is_not_installed(unit: Unit):
     text = "blocked: resource epa-orchestrator-snap is not a snap"
     assert unit.run("upgrade-charm").status == text
     unit.machine.run(f"cp /root/epa-consumer.snap {unit.resource}")
-    text = (
-        "blocked: resource epa-orchestrator-snap is the snap epa-consumer, not epa-orchestrator"
-    )
+    text = "blocked: resource epa-orchestrator-snap is the snap epa-consumer, not epa-orchestrator"
     assert unit.run("upgrade-charm").status == text
     unit.machine.write(unit.resource, "")
     assert unit.run("upgrade-charm").status == IDLE
@@ -171,9 +169,7 @@ def test_from_what_is_deployed_today_every_claim_is_kept(deployed_unit: Unit):
     assert unit.changes() == before
 
 
-def test_a_newer_charm_brings_its_daemon_and_keeps_claims(
-    unit: Unit, charm: Path, tmp_path: Path
-):
+def test_a_newer_charm_brings_its_daemon_and_keeps_claims(unit: Unit, charm: Path, tmp_path: Path):
     unit.epa.allocate("nova", 2)
     unit.machine.put(_another_build(charm, tmp_path), charm_unit.BUNDLE)
     outcome = unit.run("upgrade-charm")

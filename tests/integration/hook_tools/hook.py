@@ -60,7 +60,7 @@ def run(charm: Path, state: Path, event: str) -> dict[str, Any]:
 
 
 def _python(folder: Path) -> Path:
-    """A lasting folder for PATH: the charm's dispatch keeps a link to the python3 that it finds."""
+    """A lasting folder for PATH: the dispatch keeps a link to the python3 that it finds."""
     folder.mkdir(exist_ok=True)
     for name in ("python3", "python3.12"):
         if not (folder / name).is_symlink():
