@@ -37,8 +37,9 @@ def test_a_bad_option_is_named_and_changes_nothing(unit: Unit):
         assert unit.run("config-changed").status == f"blocked: {text}"
     assert unit.changes() == before
     unit.config = good | {"cpu-pool": "2-3"}
-    refused = "blocked: cpu-pool refused: General cpu-pool overlaps isolated CPUs: 2-3"
-    assert unit.run("config-changed").status == refused
+    refused = unit.run("config-changed").status
+    assert refused.startswith("blocked: cpu-pool refused: ")
+    assert refused.endswith("General cpu-pool overlaps isolated CPUs: 2-3")
     assert unit.machine.run(OPTIONS).stdout == stored
     unit.config = good
     assert unit.run("config-changed").status == IDLE
@@ -75,12 +76,8 @@ def test_without_snapd_it_says_so_and_goes_on_afterwards(unit: Unit):
     machine = unit.machine
     unit.epa.allocate("nova", 2)
     machine.run("systemctl stop snapd.socket snapd.service", timeout=120)
-    said = unit.run("update-status").status
-    print("SNAPD", said)
-    assert said in (
-        "blocked: snapd is not running; start it: systemctl start snapd.socket",
-        "waiting: waiting for snapd to answer",
-    )
+    text = "blocked: snapd is not running; start it: systemctl start snapd.socket"
+    assert unit.run("update-status").status == text
     machine.run("systemctl start snapd.socket")
     assert unit.run("update-status").status == HELD
     assert unit.epa.owners() == {"nova": "2-3"}
@@ -104,7 +101,6 @@ def test_a_state_that_cannot_be_read_is_shown_and_left_alone(unit: Unit):
     machine.write(old, '{"allocations_db": 5}')
     machine.run("snap start epa-orchestrator", check=False, timeout=120)
     status = unit.run("update-status").status
-    print("STATE", status)
     assert status.startswith("blocked: daemon cannot start: ")
     assert "state.json" in status
     code = machine.run(f"systemctl show -P ExecMainStatus {SERVICE}").stdout
