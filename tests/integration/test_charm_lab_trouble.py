@@ -137,7 +137,7 @@ def test_removal_leaves_the_snap_to_those_who_need_it(unit: Unit, reason: str):
     (said,) = [line for line in unit.run("remove").log if "the snap stays" in line]
     assert word.get(reason, "ceph-epa_0" if reason == "tenant" else "cannot be told") in said
     assert unit.references() == ([other] if reason == "tenant" else [])
-    assert unit.notes() == ("disabled,held" if not unit.is_installed() else "held")
+    assert unit.notes() == "held"
     if reason != "silence":
         unit.epa.ask("list_allocations")
 
