@@ -140,7 +140,7 @@ def place(machine: Machine, charm: Path) -> None:
     for tool in HOOK_TOOLS.glob("*.py"):
         machine.write(f"/root/hook_tools/{tool.name}", tool.read_bytes(), 0o755)
     # Every module is compiled once, which takes long on an emulated CPU.
-    assert "not installed" in Unit(machine).fail("list-allocations")
+    Unit(machine).run("actions/list-allocations")
 
 
 def start(machine: Machine) -> None:
