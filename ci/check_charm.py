@@ -46,6 +46,8 @@ def check(charm: Path, snap: Path) -> None:
         _demand(
             bool(packed.getinfo("dispatch").external_attr >> 16 & 0o111), "dispatch cannot run"
         )
+        venv = packed.read("venv/pyvenv.cfg").decode()
+        _demand("home = /usr/bin\n" in venv, "its virtual environment names the builder's Python")
         manifest = packed.read("manifest.yaml").decode()
     _check_wheels(names)
     _check_architecture(snap, manifest)

@@ -169,12 +169,12 @@ def told(what: str) -> Generator[None]:
     """
     try:
         yield
-    except snap.SocketNotFoundError as error:
-        raise errors.NeedsOperator(
-            "snapd is not running; start it: systemctl start snapd.socket"
-        ) from error
     except (snap.ConnectionError, snap.TimeoutError) as error:
         logger.warning("%s: %s", what, error)
+        if isinstance(error, snap.SocketNotFoundError) or _refused(error):
+            raise errors.NeedsOperator(
+                "snapd is not running; start it: systemctl start snapd.socket"
+            ) from error
         raise errors.HealsItself("waiting for snapd to answer") from error
     except snap.APIError as error:
         if error._kind in _PASSING:  # pyright: ignore[reportPrivateUsage]
@@ -183,6 +183,12 @@ def told(what: str) -> Generator[None]:
         raise errors.NeedsOperator(f"{what}: {reason(error.message)}") from error
     except snap.Error as error:
         raise errors.NeedsOperator(f"{what}: {reason(error.message)}") from error
+
+
+def _refused(error: Exception) -> bool:
+    """Whether nobody listens: systemd does for a snapd that merely restarts."""
+    cause = error.__cause__
+    return isinstance(getattr(cause, "reason", cause), ConnectionRefusedError)
 
 
 def reason(message: str) -> str:

@@ -10,22 +10,46 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.lab import cache, host
+from tests.integration.lab.lab import Lab
+
 ROOT = Path(__file__).parents[2]
 PRINCIPAL = Path(__file__).with_name("charms") / "principal"
+PACKED = ("charmcraft.yaml", "src", "lib", "bundle", "pyproject.toml", "uv.lock", "ci")
 
 
-def packed_charm(out: Path) -> Path:
-    """The charm of EPA_CHARM, or of the last commit; skips where it cannot be packed."""
+def packed_charm(out: Path, snap: Path | None = None) -> Path:
+    """The charm of EPA_CHARM, or of the last commit; skips where it cannot be packed.
+
+    Args:
+        snap: what to put into it, instead of packing one.
+    """
     charm = os.environ.get("EPA_CHARM")
     if charm is not None:
         return Path(charm).resolve()
     done = subprocess.run(
-        [ROOT / "ci/pack-charm", ROOT, out], capture_output=True, text=True, check=False
+        [ROOT / "ci/pack-charm", ROOT, out],
+        env=os.environ | ({"EPA_SNAP": str(snap)} if snap else {}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "missing: " in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.splitlines()[-1])
+
+
+def cached_charm(lab: Lab, snap: Path) -> Path:
+    """As `packed_charm`, and packed again only when what it is made of changes."""
+    if given := os.environ.get("EPA_CHARM"):
+        return Path(given).resolve()
+
+    def pack(out: Path) -> None:
+        packed_charm(out, snap).rename(out / "packed.charm")
+
+    committed = host.build(["git", "-C", ROOT, "rev-parse", *(f"HEAD:{name}" for name in PACKED)])
+    return lab.cache.get("charm", cache.key_of(committed, files=[snap]), pack) / "packed.charm"
 
 
 def principal_charm(out: Path) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration import charm_files, charm_unit
+from tests.integration.charm_unit import Unit
 from tests.integration.lab import ready as machines
 from tests.integration.lab import standins
 from tests.integration.lab.lab import Lab
@@ -62,3 +64,37 @@ def deployed(deployed_template: Template, daemon_snap: Path) -> Iterator[Orchest
     with deployed_template.clone() as machine:
         machine.put(daemon_snap, f"/root/{daemon_snap.name}")
         yield Orchestrator(machine)
+
+
+@pytest.fixture(scope="session")
+def charm(lab: Lab, daemon_snap: Path) -> Path:
+    """The packed charm, with the lab's snap of the daemon in it."""
+    return charm_files.cached_charm(lab, daemon_snap)
+
+
+@pytest.fixture(scope="session")
+def charmed_template(lab: Lab, bare: Template, charm: Path) -> Template:
+    """A machine with the unzipped charm, none of whose hooks has run."""
+    prepare = functools.partial(charm_unit.place, charm=charm)
+    inputs = [charm, charm_unit.HOOK_TOOLS, Path(charm_unit.__file__)]
+    return lab.derive("charmed", bare, prepare, inputs)
+
+
+@pytest.fixture(scope="session")
+def deployed_unit_template(lab: Lab, charmed_template: Template) -> Template:
+    """The same after its first hooks, and with the consumer connected."""
+    return lab.derive("charm-unit", charmed_template, charm_unit.start, [])
+
+
+@pytest.fixture
+def fresh(charmed_template: Template) -> Iterator[Unit]:
+    """A unit before its install hook."""
+    with charmed_template.clone() as machine:
+        yield Unit(machine)
+
+
+@pytest.fixture
+def unit(deployed_unit_template: Template) -> Iterator[Unit]:
+    """A unit that is active."""
+    with deployed_unit_template.clone() as machine:
+        yield Unit(machine)

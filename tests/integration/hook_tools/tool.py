@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -IS
 # Copyright 2026 the EPA Orchestrator authors
 # See LICENSE file for licensing details.
 
@@ -27,8 +27,6 @@ def answer(  # noqa: C901 - a table
 ) -> str | None:
     """What the tool prints; None for nothing."""
     match [tool, *arguments]:
-        case ["juju-log", "--log-level", _, "--", _]:
-            return None
         case ["is-leader", "--format=json"]:
             return json.dumps(state.get("leader", False))
         case ["config-get", *rest] if set(rest) <= {"--format=json", "--all"}:

@@ -9,6 +9,7 @@ import pathlib
 import socketserver
 import subprocess
 import threading
+import urllib.error
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from ops import testing
 
 import charm
 import epa_snap
+import errors
 import snapd
 from tests.unit.charm.machine import Machine
 
@@ -132,3 +134,18 @@ def test_the_charm_traces_when_it_is_asked_to(machine: Machine):
     context = testing.Context(charm.EpaOrchestratorCharm)
     with context(context.on.stop(), testing.State()) as manager:
         assert isinstance(manager.charm.tracing, ops.tracing.Tracing)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_socket_on_which_nobody_listens_needs_somebody_to_start_snapd(wrapped: bool):
+    refused = ConnectionRefusedError(111, "Connection refused")
+    error = snaplib.ConnectionError("refused")
+    # As charmlibs-snap has it from urllib, and as our own reads have it.
+    error.__cause__ = urllib.error.URLError(refused) if wrapped else refused
+    with pytest.raises(errors.NeedsOperator, match="start it: systemctl start"):
+        _told(error)
+
+
+def _told(error: Exception) -> None:
+    with epa_snap.told("cannot ask snapd"):
+        raise error
