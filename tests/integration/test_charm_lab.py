@@ -71,8 +71,6 @@ def test_actions_grant_list_and_release_what_clients_see(unit: Unit):
     assert {row[0]: row[2] for row in rows} == unit.epa.owners() | {"ceph-osd.0": "0"}
     found = json.loads(unit.act("list-allocations", format="json")["allocations"])
     assert {claim["service"] for claim in found} == {"nova", "dpdk", "ovs", "ceph-osd.0"}
-    print("EXAMPLE", table["allocations"], table["summary"], sep="\n")
-    print(unit.act("list-allocations", format="json", service_name="ceph-osd.0"))
     assert unit.act("release", **named)["cpus"] == ""
     unit.act("release", service_name="ovs", numa_node=1)
     assert unit.epa.owners().keys() == {"nova", "dpdk"}
@@ -121,7 +119,6 @@ def test_actions_that_look_say_what_the_snap_says(unit: Unit):
         "yes",
         "x1",
     )
-    print("EXAMPLE", pages, topology, health, sep="\n")
 
 
 def test_refresh_and_restart_keep_every_claim(unit: Unit):
@@ -134,7 +131,6 @@ def test_refresh_and_restart_keep_every_claim(unit: Unit):
     assert unit.act("restart-daemon")["result"] == "restarted"
     assert unit.epa.pid() != pid
     assert unit.epa.owners() == {"nova": "2-3"}
-    print("EXAMPLE", refreshed)
 
 
 def test_clients_are_connected_when_they_appear_and_told_once(unit: Unit, tmp_path: Path):

@@ -63,7 +63,6 @@ def test_a_store_that_cannot_be_reached_leaves_the_snap_as_it_is(unit: Unit):
     unit.epa.allocate("nova", 2)
     unit.config["snap-channel"] = "2024.1/stable"
     said = unit.run("config-changed").status
-    print("STORE", said)
     assert said.split(": ")[0] in ("blocked", "waiting")
     assert "snap-channel '2024.1/stable'" in said
     assert (unit.revision(), unit.notes()) == ("x1", "held")
