@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test pack bench lab-shell lint format static clean
+.PHONY: demo test test-lab pack bench lab-shell lint format static clean
 
 demo: .venv/.installed ## Run the daemon on a recorded host and play what its clients send
 	$(BIN)/python -m demo
