@@ -159,6 +159,7 @@ class Terminals:
     def __init__(self, port: Port) -> None:
         self._port = port
         self._open: dict[int, int] = {}
+        self._opened = threading.Condition()
 
     def run(self, request: Message) -> Message:
         """Answers when the program ends; its output goes out meanwhile, under the same id."""
@@ -167,7 +168,9 @@ class Terminals:
         if pid == 0:
             os.chdir("/root")
             os.execvp(request["argv"][0], request["argv"])
-        self._open[number] = master
+        with self._opened:
+            self._open[number] = master
+            self._opened.notify_all()
         self.resize(number, request["rows"], request["columns"])
         while data := _read_terminal(master):
             self._port.send({"id": number, "output": base64.b64encode(data).decode()})
@@ -176,10 +179,17 @@ class Terminals:
         return {"returncode": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}
 
     def type(self, number: int, data: bytes) -> None:
-        os.write(self._open[number], data)
+        os.write(self._master(number), data)
 
     def resize(self, number: int, rows: int, columns: int) -> None:
-        fcntl.ioctl(self._open[number], termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+        size = struct.pack("4H", rows, columns, 0, 0)
+        fcntl.ioctl(self._master(number), termios.TIOCSWINSZ, size)
+
+    def _master(self, number: int) -> int:
+        # Each request has a thread: what is typed may be here before the program is.
+        with self._opened:
+            self._opened.wait_for(lambda: number in self._open, 5)
+            return self._open[number]
 
 
 def _read_terminal(master: int) -> bytes:
