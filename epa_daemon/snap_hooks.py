@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(hook, here)
 
 
-def run(hook: Any, here: Settings) -> int:
+def run(hook: Callable[[Settings], None], here: Settings) -> int:
     """Run a hook, its failure being one line on standard error; returns the exit code."""
     try:
         hook(here)
