@@ -34,6 +34,7 @@ class Case:
         eligible: the pool's online CPUs.
         blocked: CPUs that services other than this one hold, in either pool.
         holding: what the service holds, None for nothing.
+        spared: services from which this request may take nothing, whatever their policy.
     """
 
     request: CpuRequest
@@ -44,6 +45,7 @@ class Case:
     eligible: frozenset[int]
     blocked: frozenset[int]
     holding: Holding | None
+    spared: frozenset[str] = frozenset()
 
     @property
     def own(self) -> frozenset[int]:
@@ -62,8 +64,14 @@ class Case:
         return self.request.preemption_policy or inherited
 
 
-def decide(request: CpuRequest, host: Host, ledger: Ledger, rules: Rules) -> tuple[Reply, Ledger]:
-    """Answer a CPU request.
+def decide(
+    request: CpuRequest,
+    host: Host,
+    ledger: Ledger,
+    rules: Rules,
+    spared: frozenset[str] = frozenset(),
+) -> tuple[Reply, Ledger]:
+    """Answer a CPU request; it takes nothing from the services that are to be spared.
 
     Returns:
         The reply, and the ledger as it is once the reply may be sent.
@@ -88,7 +96,7 @@ def decide(request: CpuRequest, host: Host, ledger: Ledger, rules: Rules) -> tup
         _check_node(request.numa_node, host, release)
     eligible = configured & host.grantable
     blocked = ledger.held_by_others(request.service_name)
-    case = Case(request, host, ledger, rules, configured, eligible, blocked, holding)
+    case = Case(request, host, ledger, rules, configured, eligible, blocked, holding, spared)
     return _release(case) if release else _grant(case)  # 7
 
 
@@ -246,6 +254,7 @@ def _choose_in_node(
     takeable = _takeable(case, in_node) if case.policy is Policy.LEGACY else {}
     reachable = available.union(*takeable.values())
     if count > len(reachable):  # 13
+        _check_spared(case, in_node, reachable)
         ranges = cpulist.format_ranges(in_node - reachable)
         raise Refusal(
             "held-by-others",
@@ -268,9 +277,22 @@ def _takeable(case: Case, in_node: frozenset[int]) -> dict[str, frozenset[int]]:
         (name,) = ledger.owners[cpu]
         holding = ledger.holdings[name]
         open_to_all = holding.pool is case.request.pool and not holding.protected
-        if open_to_all and not holding.claims[cpu].explicit:
+        if name not in case.spared and open_to_all and not holding.claims[cpu].explicit:
             takeable.setdefault(name, set()).add(cpu)
     return {name: frozenset(cpus) for name, cpus in sorted(takeable.items())}
+
+
+def _check_spared(case: Case, in_node: frozenset[int], reachable: frozenset[int]) -> None:
+    """Name the snaps whose claims are in the way."""
+    names = {name for cpu in in_node - reachable for name in case.ledger.owners[cpu]} & case.spared
+    if names and case.policy is Policy.LEGACY:
+        snaps = sorted({case.ledger.made_by[name] for name in names})
+        raise Refusal(
+            "not-permitted",
+            f"Failed to allocate {case.request.service_name} CPUs that snap "
+            f"{' and '.join(snaps)} holds for {' and '.join(sorted(names))}; "
+            "policy.owners=snap keeps others from taking them",
+        )
 
 
 def _check_contested(case: Case, grows: bool) -> None:

@@ -13,6 +13,7 @@ from charms.epa_orchestrator.v0 import epa_client
 from epa_daemon import recording, settings, tables
 
 UNHEALTHY = 1
+_PAGE = 1000
 
 
 def _usage(text: str) -> NoReturn:
@@ -76,6 +77,27 @@ def ovs(options: argparse.Namespace) -> int:
     """Run the command `ovs`."""
     reply = _client(options).get_ovs_affinity()
     return _show(options, reply, tables.ovs(reply))
+
+
+def history(options: argparse.Namespace) -> int:
+    """Run the command `history`: all pages, printed as they happened."""
+    events: list[Any] = []
+    before: int | None = None
+    with _client(options) as client:
+        while options.last is None or len(events) < options.last:
+            reply = client.get_history(
+                options.service, since=options.since, before=before, limit=_limit(options, events)
+            )
+            events += reply["events"]
+            before = reply["next"]
+            if before is None:
+                break
+    events.reverse()
+    return _show(options, {"events": events}, tables.history(events))
+
+
+def _limit(options: argparse.Namespace, events: list[Any]) -> int:
+    return min(_PAGE, options.last - len(events)) if options.last else _PAGE
 
 
 def record(options: argparse.Namespace) -> int:

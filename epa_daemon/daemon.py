@@ -80,7 +80,7 @@ async def _serve(settings: Settings, options: Options, opened: Store, ledger: Le
     if settings.root == Path("/"):
         keeper = Keeper(opened.masks, ledger.owned)
         ovs = Ovs(keeper, committer, observer, settings.ovs_switch)
-    engine = Engine(opened, ledger, observer, settings, committer, ovs)
+    engine = Engine(opened, ledger, observer, settings, committer, options.access, ovs)
     engine.start()
     if ovs:
         ovs.start()

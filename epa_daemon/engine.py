@@ -18,21 +18,23 @@ from dataclasses import dataclass, field
 
 from epa_daemon import (
     __version__,
+    access,
     allocator,
+    chores,
     health,
     history,
     hugepages,
-    peers,
-    pools,
+    reloading,
     reports,
 )
+from epa_daemon.access import Access
+from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
-from epa_daemon.errors import CannotStart, Refusal
-from epa_daemon.history import Event
+from epa_daemon.errors import Refusal
+from epa_daemon.history import Cause, Event
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
-from epa_daemon.options import OptionsFile
 from epa_daemon.ovs import Ovs, elsewhere
 from epa_daemon.peers import Peer
 from epa_daemon.pools import Rules
@@ -90,13 +92,15 @@ class Engine:
         observer: Observer,
         settings: Settings,
         committer: Committer,
+        allowed: Access,
         ovs: Ovs | None = None,
     ):
         self._store = store
         self._ovs = ovs
         self._ledger = ledger
         self._observer = observer
-        self._state = str(settings.state)
+        self._access = allowed
+        self._state = settings.state
         self._options = settings.options
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._working = False
@@ -117,14 +121,27 @@ class Engine:
 
     def submit(self, request: Request, peer: Peer, respond: Respond) -> None:
         """Answer a request: now for a read, after its commit for a change."""
-        if not isinstance(request, Change):
-            respond(_guarded(lambda: self._read(request)))
-        elif not peers.may_change(peer):
-            text = f"uid {peer.uid} may only read; changes need root or the daemon's user"
-            respond(ErrorReply.of(Refusal("not-permitted", text)))
-        else:
+        try:
+            access.check(request, peer, self._access)
+        except Refusal as refusal:
+            respond(ErrorReply.of(refusal))
+            return
+        if isinstance(request, Change):
             self._queue.append(_Waiting(request, peer, respond))
             self._work()
+        elif isinstance(request, Chore):
+            self._do(request, respond)
+        else:
+            respond(_guarded(lambda: self._read(request)))
+
+    def _do(self, request: Chore, respond: Respond) -> None:
+        """Between commits, where it keeps no reader waiting."""
+        replies: list[Reply] = []
+
+        def work() -> None:
+            replies.append(_guarded(lambda: chores.answer(request, self._store, self._state)))
+
+        self._committer.submit(work, lambda _: respond(replies[0]))
 
     def _read(self, request: Request) -> Reply:
         host, rules = self._observer.look(isinstance(request, GetMemoryInfo | GetHealth))
@@ -150,10 +167,10 @@ class Engine:
             daemon_version=__version__,
             pid=os.getpid(),
             uptime_seconds=int(time.monotonic() - self._started),
-            state=self._state,
+            state=str(self._state),
             services=len(self._ledger.services()),
             claimed_cpus=len(self._ledger.owned),
-            options=reports.options(self._observer.configured),
+            options=reports.options(self._observer.configured, self._access),
             problems=problems,
         )
 
@@ -174,7 +191,7 @@ class Engine:
     def _run_batch(self) -> None:
         batch = _Batch(self._learned())
         if batch.ledger is not self._ledger:
-            batch.events += history.events("learn-nodes", self._ledger, batch.ledger)
+            batch.events += history.events(Cause("learn-nodes"), self._ledger, batch.ledger)
         deadline = time.monotonic() + _BATCH_SECONDS
         while self._queue and time.monotonic() <= deadline:
             request = self._queue[0].request
@@ -206,51 +223,43 @@ class Engine:
 
     def _reload(self, waiting: _Waiting) -> None:
         def reload() -> Reply:
-            rules = self._judged(self._options)
-            try:
-                # Kept first: a start from now on finds what is about to hold.
-                self._options.accept()
-            except OSError as error:
-                raise Refusal("store-failed", f"Failed to keep the options: {error}") from error
+            rules, allowed = reloading.accept(self._options, self._observer, self._ledger)
             self._observer.configure(rules)
-            shown = reports.options(rules)
+            self._access = allowed
+            shown = reports.options(rules, allowed)
             logger.info("options reloaded for %s: %s", waiting.peer, shown)
             return ReloadReply(options=shown)
 
         waiting.respond(_guarded(reload))
 
-    def _judged(self, file: OptionsFile) -> Rules:
-        host, _ = self._observer.look()
-        current, present = self._observer.configured.general, host.topology.present
-        try:
-            options = file.offered()
-            general = pools.accept(options.cpu_pool, current, present, host.isolated, self._ledger)
-        except pools.PoolError as error:
-            raise Refusal("invalid-cpu-pool", str(error)) from error
-        except CannotStart as error:
-            raise Refusal("invalid-options", str(error)) from error
-        return options.rules(general)
-
     def _decide(
         self, waiting: _Waiting, request: CpuRequest | AllocateHugepages, batch: _Batch
     ) -> None:
-        before = batch.ledger
-
         def decide() -> Reply:
-            if isinstance(request, AllocateHugepages):
-                host, _ = self._observer.look(with_memory=request.hugepages_requested > 0)
-                reply, batch.ledger = hugepages.decide(request, host, before)
-            else:
-                host, rules = self._observer.look()
-                reply, batch.ledger = allocator.decide(request, host, before, rules)
+            before, peer, service = batch.ledger, waiting.peer, request.service_name
+            snap = peer.snap() if self._access.owners else None
+            spared = access.spared(peer, snap, before, self._access)
+            access.check_owner(service, spared, before, snap)
+            reply, after = self._decided(request, before, spared)
+            if after is not before:
+                snap = snap if self._access.owners else peer.snap()
+                cause = Cause(request.action(), service, peer, snap)
+                found = history.events(cause, before, after)
+                changed = {event.service for event in found}
+                batch.ledger = access.attributed(service, changed, before, after, snap)
+                batch.events += found
             return reply
 
         batch.answers.append((waiting, _guarded(decide)))
-        if batch.ledger is not before:
-            snap = peers.snap_of(waiting.peer)
-            batch.events += history.events(
-                request.action(), before, batch.ledger, waiting.peer, snap
-            )
+
+    def _decided(
+        self, request: CpuRequest | AllocateHugepages, before: Ledger, spared: frozenset[str]
+    ) -> tuple[Reply, Ledger]:
+        if isinstance(request, AllocateHugepages):
+            host, _ = self._observer.look(with_memory=request.hugepages_requested > 0)
+            return hugepages.decide(request, host, before)
+        host, rules = self._observer.look()
+        return allocator.decide(request, host, before, rules, spared)
 
     def _committed(self, batch: _Batch, failure: Exception | None) -> None:
         self._commit_started = None

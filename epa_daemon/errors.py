@@ -1,7 +1,7 @@
 # Copyright 2026 the EPA Orchestrator authors
 # See LICENSE file for licensing details.
 
-"""The three kinds of failure: a client is refused, the daemon cannot start, the store failed."""
+"""The kinds of failure: a request or a command is refused, no start, the store failed."""
 
 from typing import Literal
 
@@ -62,6 +62,10 @@ class Refusal(EpaError):
 
 class CannotStart(EpaError):
     """The daemon refuses to run; it exits 78 with this one line and has touched nothing."""
+
+
+class NotDone(EpaError):
+    """A command that works on files was refused or failed; it has changed nothing."""
 
 
 class StoreFailed(EpaError):

@@ -104,6 +104,8 @@ class Ledger:
         owners: CPU -> names of its owners: one, or several where an imported state said so.
         contested: CPUs with more than one owner.
         nodeless: services with a claim that does not know its NUMA node.
+        made_by: service -> the snap that made its claims; absent where no snap did, or nobody
+            knows which.
     """
 
     holdings: Mapping[str, Holding] = field(default_factory=dict[str, Holding])
@@ -113,6 +115,7 @@ class Ledger:
     owners: Mapping[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     contested: frozenset[int] = frozenset()
     nodeless: frozenset[str] = frozenset()
+    made_by: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @functools.cached_property
     def owned(self) -> frozenset[int]:
@@ -144,6 +147,10 @@ class Ledger:
     def services(self) -> frozenset[str]:
         """The services that hold CPUs or have hugepages recorded."""
         return frozenset(self.holdings).union(*self.hugepages.values())
+
+    def holds(self, service: str) -> bool:
+        """Whether a service holds CPUs or has hugepages recorded."""
+        return service in self.holdings or any(service in r for r in self.hugepages.values())
 
     def require_room_for(self, service: str) -> None:
         """Check that holding something for this service keeps the number of services in bounds.
@@ -209,6 +216,18 @@ class Ledger:
             hugepages[key] = records
         return replace(self, hugepages=hugepages)
 
+    def with_maker(self, service: str, snap: str) -> "Ledger":
+        """This ledger with the snap that made a service's claims; "" for none."""
+        if self.made_by.get(service, "") == snap:
+            return self
+        made_by = {name: maker for name, maker in self.made_by.items() if name != service}
+        return replace(self, made_by=made_by | ({service: snap} if snap else {}))
+
+    def without_idle_makers(self) -> "Ledger":
+        """This ledger with those forgotten who made claims of which nothing is left."""
+        made_by = {name: snap for name, snap in self.made_by.items() if self.holds(name)}
+        return self if len(made_by) == len(self.made_by) else replace(self, made_by=made_by)
+
     def with_nodes_learned(self, node_of: Mapping[int, int]) -> "Ledger":
         """This ledger with a node for every claim that lacks one and whose CPU has one now."""
         ledger = self
@@ -231,7 +250,9 @@ def _set_owners(owners: dict[int, tuple[str, ...]], cpu: int, names: tuple[str, 
 
 
 def build(
-    holdings: Mapping[str, Holding], hugepages: Iterable[tuple[PageKey, str, int]] = ()
+    holdings: Mapping[str, Holding],
+    hugepages: Iterable[tuple[PageKey, str, int]] = (),
+    made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> Ledger:
     """A ledger from its parts, as the store and the import have them."""
     owners: dict[int, tuple[str, ...]] = {}
@@ -243,7 +264,7 @@ def build(
     for key, service, count in hugepages:
         records.setdefault(key, {})[service] = count
     nodeless = frozenset(name for name, holding in holdings.items() if holding.nodeless)
-    return Ledger(dict(holdings), records, owners, contested, nodeless)
+    return Ledger(dict(holdings), records, owners, contested, nodeless, dict(made_by))
 
 
 def changed_services(before: Ledger, after: Ledger) -> list[str]:
@@ -279,6 +300,11 @@ def broken_invariants(ledger: Ledger) -> list[str]:
         for (node, size), records in ledger.hugepages.items()
         for service, count in records.items()
         if count <= 0
+    ]
+    wrong += [
+        f"snap {snap} made claims of service {name}, which holds nothing"
+        for name, snap in ledger.made_by.items()
+        if not ledger.holds(name)
     ]
     indexes = build(ledger.holdings)
     if indexes.owners != ledger.owners or indexes.contested != ledger.contested:

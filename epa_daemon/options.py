@@ -12,8 +12,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from epa_daemon.access import Access
 from epa_daemon.errors import CannotStart
 from epa_daemon.pools import GeneralPool, Rules
 
@@ -30,6 +31,15 @@ POLICY_FIELDS = {
     option.removeprefix("policy.").replace("-", "_"): option for option in POLICY_LIMITS
 }
 
+# Field of `Options` -> snap option.
+ACCESS_FIELDS = {"access_uids": "access.uids", "access_gids": "access.gids"}
+OWNERS = "policy.owners"
+# The last one stands for "no user" in the kernel's interfaces.
+_LARGEST_ID = 2**32 - 2
+_MOST_IDS = 64
+Ids = tuple[int, ...]
+Owners = Literal["snap"]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -39,6 +49,9 @@ class Options:
         cpu_pool: the general pool as configured, not judged yet; a text or one CPU id.
         takeover_prefer: whose word counts where an old state contradicts the ledger; None for
             nobody's, and then the daemon refuses to start.
+        access_uids: users that may change allocations, besides root and the daemon's own.
+        access_gids: groups whose members may.
+        owners: whether snaps keep to the claims that they made.
     """
 
     cpu_pool: str | int | None = None
@@ -46,6 +59,15 @@ class Options:
     large_system_threshold: int = Rules.large_system_threshold
     large_system_reserved: int = Rules.large_system_reserved
     takeover_prefer: Prefer | None = None
+    access_uids: Ids = ()
+    access_gids: Ids = ()
+    owners: Owners | None = None
+
+    @property
+    def access(self) -> Access:
+        """Who may change what."""
+        uids, gids = frozenset(self.access_uids), frozenset(self.access_gids)
+        return Access(uids, gids, self.owners is not None)
 
     def rules(self, general: GeneralPool | None) -> Rules:
         """What decisions depend on, with the pool that `cpu_pool` has come to."""
@@ -120,7 +142,17 @@ def _read(path: Path) -> Options | None:
         numbers = {
             name: policy_number(option, content[name]) for name, option in POLICY_FIELDS.items()
         }
-        return Options(content["cpu_pool"], takeover_prefer=prefer(content), **numbers)
+        # Absent in a file of an older daemon.
+        lists: dict[str, Any] = {
+            name: ids(option, content.get(name)) for name, option in ACCESS_FIELDS.items()
+        }
+        return Options(
+            content["cpu_pool"],
+            takeover_prefer=prefer(content),
+            owners=owners(content.get("owners")),
+            **numbers,
+            **lists,
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, CannotStart) as error:
@@ -155,6 +187,45 @@ def prefer(content: Mapping[str, Any]) -> Prefer | None:
     if value not in ("old", "new", None):
         raise CannotStart(f"Invalid takeover.prefer: {json.dumps(value)} is not old or new")
     return value
+
+
+def owners(value: object) -> Owners | None:
+    """Read `policy.owners`.
+
+    Raises:
+        CannotStart: it is not snap.
+    """
+    if value not in ("snap", None):
+        raise CannotStart(f"Invalid {OWNERS}: {json.dumps(value)} is not snap")
+    return "snap" if value else None
+
+
+def ids(option: str, value: object) -> Ids:
+    """Read a list of user or group numbers: one, several by commas, or a list of them.
+
+    Raises:
+        CannotStart: it is no such list.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    listed = cast("list[object]", parts) if isinstance(parts, list) else [parts]
+    if value is None or value in ("", []):
+        return ()
+    found = {_id(option, part) for part in listed}
+    if len(found) > _MOST_IDS:
+        raise CannotStart(f"Invalid {option}: more than {_MOST_IDS} numbers")
+    return tuple(sorted(found))
+
+
+def _id(option: str, value: object) -> int:
+    shown = value if isinstance(value, str) else json.dumps(value)
+    digits = shown.strip()
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 12):
+        digits = "-1"
+    if not 0 <= int(digits) <= _LARGEST_ID:
+        raise CannotStart(
+            f"Invalid {option}: '{shown}' is not a list of numbers such as 1000,1001"
+        )
+    return int(digits)
 
 
 def policy_number(option: str, value: object) -> int:

@@ -1,53 +1,126 @@
 # Copyright 2026 the EPA Orchestrator authors
 # See LICENSE file for licensing details.
 
-"""Who is at the other end of a connection, and what they may do."""
+"""Who is at the other end of a connection, by the kernel's word alone."""
 
+import errno
 import os
 import re
+import select
 import socket
 import struct
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 
 # struct ucred of unix(7): pid, uid, gid.
 _UCRED = struct.Struct("iII")
-_SNAP = re.compile(rb"[/.]snap\.([a-z0-9-]+(?:_[a-z0-9]+)?)\.")
+# Not in Python's socket module; of asm-generic/socket.h.
+_SO_PEERGROUPS = 59
+_SO_PEERPIDFD = 77
+# The outermost one counts: below its own, a service may make groups of any name.
+_SNAP = re.compile(rb"/snap\.([a-z0-9-]+(?:_[a-z0-9]+)?)\.")
+_OWN_SNAP = os.environ.get("SNAP_INSTANCE_NAME", "")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """The process that connected, as the kernel vouches for it (SO_PEERCRED)."""
+    """The process that connected, as the kernel vouches for it (SO_PEERCRED).
+
+    Attributes:
+        connection: tells more of it while it is open; None where nobody has to know.
+    """
 
     pid: int
     uid: int
     gid: int
+    connection: socket.socket | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"uid {self.uid} pid {self.pid}"
+
+    @property
+    def administrator(self) -> bool:
+        """Root, or the user that the daemon itself runs as."""
+        return self.uid in (0, os.geteuid())
+
+    def groups(self) -> frozenset[int]:
+        """Its group and its supplementary groups, as they were when it connected.
+
+        Only its group where the kernel does not tell, or where there are more than 256.
+        """
+        own = frozenset({self.gid})
+        try:
+            raw = self._ask(_SO_PEERGROUPS, 1024)
+        except OSError:
+            return own
+        return own.union(struct.unpack(f"{len(raw) // 4}I", raw))
+
+    def snap(self) -> str | None:
+        """The snap whose process this is, by its control group; "" for none, None for unknown.
+
+        It is the process that made the connection. Once that has ended, its number may be
+        another one's: what is read then counts for nothing. (Kernels before 6.5 do not tell.)
+        """
+        try:
+            pidfd = self._pidfd()
+            try:
+                snap = snap_in(_read(f"/proc/{self.pid}/cgroup"), self.uid)
+                return None if pidfd is not None and _ended(pidfd) else snap
+            finally:
+                if pidfd is not None:
+                    os.close(pidfd)
+        except OSError:
+            return None
+
+    def _ask(self, option: int, size: int) -> bytes:
+        if self.connection is None:
+            raise OSError("not connected")
+        return self.connection.getsockopt(socket.SOL_SOCKET, option, size)
+
+    def _pidfd(self) -> int | None:
+        try:
+            return int.from_bytes(self._ask(_SO_PEERPIDFD, 4), sys.byteorder, signed=True)
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                return None
+            raise
 
 
 def of(connection: socket.socket) -> Peer:
     """The peer of a connected Unix socket."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Peer(*_UCRED.unpack(raw))
+    pid, uid, gid = _UCRED.unpack(raw)
+    return Peer(pid, uid, gid, connection)
 
 
-def may_change(peer: Peer) -> bool:
-    """Only uid 0 and the daemon's own uid may change allocations; others may read."""
-    return peer.uid in (0, os.geteuid())
+def snap_in(cgroup: bytes, uid: int) -> str | None:
+    """The snap that a process of this user is in, by its /proc/<pid>/cgroup; see `Peer.snap`.
 
-
-def snap_of(peer: Peer) -> str:
-    """The snap that the peer's process belongs to, by its cgroup; "" for none or unknown.
-
-    For the record only, never for a decision: the process may be gone and its pid reused.
+    In the part of the tree that is a user's own (user.slice), that user names the groups, so
+    there they say nothing of anybody but root.
     """
+    for line in cgroup.splitlines():
+        path = line.split(b":", 2)[-1]
+        found = _SNAP.search(path)
+        if found:
+            return None if uid != 0 and path.startswith(b"/user.slice/") else found[1].decode()
+    return "" if cgroup else None
+
+
+def is_foreign(snap: str | None) -> bool:
+    """Whether this is, or might be, another snap than the daemon's own."""
+    return snap is None or snap not in ("", _OWN_SNAP)
+
+
+def _ended(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _read(path: str) -> bytes:
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        cgroup = os.open(f"/proc/{peer.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            match = _SNAP.search(os.read(cgroup, 4096))
-        finally:
-            os.close(cgroup)
-    except OSError:
-        return ""
-    return match[1].decode() if match else ""
+        return os.read(opened, 16384)
+    finally:
+        os.close(opened)

@@ -15,6 +15,7 @@ import pydantic
 import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
+from epa_daemon import history
 from epa_daemon.errors import Refusal
 from epa_daemon.ledger import Policy, Pool
 
@@ -35,14 +36,27 @@ def _whole_number(value: object) -> int:
     return value
 
 
+def is_service_name(text: str) -> bool:
+    """Whether requests may carry this as the name of a service."""
+    return 1 <= len(text) <= 128 and text.isprintable()
+
+
 def _service_name(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 128 or not value.isprintable():
+    if not isinstance(value, str) or not is_service_name(value):
         raise ValueError("not a service name")
     return value
 
 
 def _any_name(value: object) -> str | None:
     return None if value is None or value == "" else _service_name(value)
+
+
+def _moment(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError("not a time")
+    return history.moment(value)
 
 
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
@@ -154,6 +168,35 @@ class GetOvsAffinity(Request):
     """Read where Open vSwitch's threads may run."""
 
 
+class GetHistory(Request):
+    """Read what happened, the newest events first."""
+
+    service_name: Annotated[
+        str | None, Field(strict=True, description="must be a text, null or absent")
+    ] = None
+    since: Annotated[
+        str | None,
+        BeforeValidator(_moment),
+        Field(description="must be a time such as 2026-01-31T12:00:00+00:00, null or absent"),
+    ] = None
+    before: Annotated[
+        WholeNumber | None,
+        Field(description="must be the `next` of another reply, null or absent"),
+    ] = None
+    limit: Annotated[
+        WholeNumber,
+        Field(ge=1, le=1000, description="must be a whole number from 1 to 1000, or absent"),
+    ] = 100
+
+
+class Backup(Request):
+    """Put a copy of the store beside it."""
+
+
+class Verify(Request):
+    """Read the whole store, and compare it with what the daemon goes by."""
+
+
 class Reload(Request):
     """Take the options that wait in the options file; it carries none itself."""
 
@@ -168,6 +211,9 @@ ACTIONS: dict[str, type[Request]] = {
     "get_topology": GetTopology,
     "get_health": GetHealth,
     "get_ovs_affinity": GetOvsAffinity,
+    "get_history": GetHistory,
+    "backup": Backup,
+    "verify": Verify,
     "reload": Reload,
 }
 _ACTION_OF = {model: action for action, model in ACTIONS.items()}

@@ -19,6 +19,9 @@ FEATURES = [
     "keep-alive",
     "reload",
     "ovs-affinity",
+    "history",
+    "backup",
+    "verify",
 ]
 
 
@@ -201,6 +204,9 @@ class OptionsInForce(BaseModel):
     small_system_percent: int
     large_system_threshold: int
     large_system_reserved: int
+    access_uids: list[int]
+    access_gids: list[int]
+    owners: Literal["snap"] | None
 
 
 class ReloadReply(Reply):
@@ -223,6 +229,56 @@ class HealthReply(Reply):
     claimed_cpus: int
     options: OptionsInForce
     problems: list[Problem]
+
+
+class HistoryEvent(BaseModel):
+    """What happened to one service.
+
+    `got`, `lost` and `released` are ranges of CPUs or numbers of pages as text, "" for none.
+    `requested_for` is null where no request was the reason, or an older daemon kept the event;
+    `uid` and `pid` are null where nobody asked; `snap` is "" for none and null for unknown.
+    """
+
+    id: int
+    at: str
+    action: str
+    service_name: str
+    subject: str
+    got: str
+    lost: str
+    released: str
+    before: str
+    after: str
+    requested_for: str | None
+    uid: int | None
+    pid: int | None
+    snap: str | None
+
+
+class HistoryReply(Reply):
+    """A page of events, the newest first; `next` asks for the following one, null for none."""
+
+    version: str = VERSION
+    events: list[HistoryEvent]
+    next: int | None
+
+
+class BackupReply(Reply):
+    """A copy of the store was made, as `file` in the state folder."""
+
+    version: str = VERSION
+    file: str
+    size: int
+
+
+class VerifyReply(Reply):
+    """What is wrong with the store, and what it holds."""
+
+    version: str = VERSION
+    problems: list[Problem]
+    schema_version: int
+    services: int
+    claimed_cpus: int
 
 
 class OvsSwitch(BaseModel):

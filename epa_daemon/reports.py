@@ -4,6 +4,7 @@
 """From values to replies: grants, releases, listings and the host map. Pure."""
 
 from epa_daemon import cpulist, pools
+from epa_daemon.access import Access
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.pools import Rules
@@ -142,7 +143,7 @@ def listing(pool: Pool, host: Host, ledger: Ledger, rules: Rules) -> ListAllocat
     )
 
 
-def options(rules: Rules) -> OptionsInForce:
+def options(rules: Rules, access: Access) -> OptionsInForce:
     """The options in force, the pool as ranges."""
     general = rules.general
     return OptionsInForce(
@@ -150,6 +151,9 @@ def options(rules: Rules) -> OptionsInForce:
         small_system_percent=rules.small_system_percent,
         large_system_threshold=rules.large_system_threshold,
         large_system_reserved=rules.large_system_reserved,
+        access_uids=sorted(access.uids),
+        access_gids=sorted(access.gids),
+        owners="snap" if access.owners else None,
     )
 
 

@@ -36,6 +36,10 @@ STEPS = (
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE changed_masks_since (boot TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE makers (service TEXT PRIMARY KEY, snap TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    ALTER TABLE events ADD COLUMN requested_for TEXT NOT NULL DEFAULT '';
+    """,
 )
 VERSION = len(STEPS)
 
@@ -67,6 +71,16 @@ def check(connection: sqlite3.Connection) -> int:
     if verdict != "ok":
         raise ValueError(f"it is damaged: {verdict}")
     return version
+
+
+def damage(connection: sqlite3.Connection) -> list[str]:
+    """Everything that SQLite finds wrong, indexes included; [] for a sound store.
+
+    Raises:
+        sqlite3.Error: it is too damaged to be looked through.
+    """
+    found = [text for (text,) in connection.execute("PRAGMA integrity_check(20)")]
+    return [] if found == ["ok"] else found
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:

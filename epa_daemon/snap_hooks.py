@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -115,7 +115,8 @@ def _have_judged(here: Settings, before: Options | None, options: Options) -> st
             else:
                 here.options.keep(options)
                 if not state_folder.in_use(here.state):
-                    return reports.options(options.rules(general)).cpu_pool
+                    shown = reports.options(options.rules(general), options.access)
+                    return shown.cpu_pool
                 # A daemon has started meanwhile, perhaps with the options from before.
         else:
             if options.takeover_prefer:
@@ -179,7 +180,7 @@ def _kept(here: Settings) -> Options | None:
 
 
 def _stored_options() -> dict[str, Any]:
-    answer = _snapctl("get", "-d", "cpu-pool", "internal", "policy", "takeover")
+    answer = _snapctl("get", "-d", "cpu-pool", "internal", "policy", "takeover", "access")
     try:
         return json.loads(answer)
     except ValueError as error:
@@ -199,18 +200,30 @@ def _group(stored: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read(stored: dict[str, Any], cpu_pool: Any) -> Options:
-    policy = {f"policy.{key}": value for key, value in _group(stored, "policy").items()}
-    unknown = sorted(policy.keys() - option_rules.POLICY_LIMITS.keys())
-    if unknown:
-        known = ", ".join(option_rules.POLICY_LIMITS)
-        raise _Undo(f"Invalid {unknown[0]}: there is no such option; there are {known}")
+    policy = _options(stored, "policy", (*option_rules.POLICY_LIMITS, option_rules.OWNERS))
+    access = _options(stored, "access", option_rules.ACCESS_FIELDS.values())
     numbers = {
         field: option_rules.policy_number(option, policy[option])
         for field, option in option_rules.POLICY_FIELDS.items()
         if policy.get(option) is not None
     }
     prefer = option_rules.prefer({"takeover_prefer": _group(stored, "takeover").get("prefer")})
-    return Options(cpu_pool, takeover_prefer=prefer, **numbers)
+    lists: dict[str, Any] = {
+        field: option_rules.ids(option, access.get(option))
+        for field, option in option_rules.ACCESS_FIELDS.items()
+    }
+    owners = option_rules.owners(policy.get(option_rules.OWNERS))
+    return Options(cpu_pool, takeover_prefer=prefer, owners=owners, **numbers, **lists)
+
+
+def _options(stored: dict[str, Any], group: str, known: Collection[str]) -> dict[str, Any]:
+    """The options of a group by their whole names; one that means nothing is not let pass."""
+    found = {f"{group}.{key}": value for key, value in _group(stored, group).items()}
+    unknown = sorted(found.keys() - set(known))
+    if unknown:
+        there = ", ".join(known)
+        raise _Undo(f"Invalid {unknown[0]}: there is no such option; there are {there}")
+    return found
 
 
 def _snapctl(*arguments: str) -> str:

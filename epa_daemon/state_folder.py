@@ -14,6 +14,9 @@ from epa_daemon import schema
 from epa_daemon.errors import CannotStart
 
 DATABASE = "ledger.db"
+BACKUP = "backup.db"
+# There while a restore is under way: it names the file that keeps the store from before.
+RESTORING = "restoring"
 _LOCK = "lock"
 # --check holds the lock for some milliseconds; a daemon that starts meanwhile waits for it.
 _LOCK_SECONDS = 2.0
@@ -83,22 +86,30 @@ def copy(folder: Path, scratch: Path) -> Path | None:
             held = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
             _take(held, fcntl.LOCK_SH, folder, patience=0)
             try:
-                return _copy_files(folder, scratch)
+                return copy_files(folder, scratch)
             finally:
                 os.close(held)
-        return _copy_files(folder, scratch)
+        return copy_files(folder, scratch)
     except OSError as error:
         raise CannotStart(f"cannot read the state folder {folder}: {error.strerror}") from error
 
 
-def _copy_files(folder: Path, scratch: Path) -> Path | None:
-    if not os.path.lexists(folder / DATABASE):
-        _refuse_orphaned_log(folder / DATABASE)
+def copy_files(folder: Path, scratch: Path, name: str = DATABASE) -> Path | None:
+    """Copy a database, and its log if it has one; None where there is none.
+
+    Raises:
+        CannotStart: a restore did not finish, or only the log is there.
+        OSError: it cannot be read.
+    """
+    if name == DATABASE:
+        refuse_unfinished(folder)
+    if not os.path.lexists(folder / name):
+        _refuse_orphaned_log(folder / name)
         return None
     for suffix in ("", "-wal"):
-        source = folder / f"{DATABASE}{suffix}"
+        source = folder / f"{name}{suffix}"
         if source.exists():
-            (scratch / source.name).write_bytes(source.read_bytes())
+            (scratch / f"{DATABASE}{suffix}").write_bytes(source.read_bytes())
     return scratch / DATABASE
 
 
@@ -115,6 +126,18 @@ def check_writable(folder: Path) -> None:
         raise CannotStart(f"cannot use the state folder {folder}: {there} is not writable")
 
 
+def refuse_unfinished(folder: Path) -> None:
+    """Check that no restore has been interrupted: what there is then may be of two stores.
+
+    Raises:
+        CannotStart: one has.
+    """
+    if os.path.lexists(folder / RESTORING):
+        raise CannotStart(
+            f"a restore into {folder} did not finish; run it again: epa-orchestrator restore FILE"
+        )
+
+
 def _refuse_orphaned_log(path: Path) -> None:
     if path.with_name(f"{path.name}-wal").exists():
         raise CannotStart(f"{path} is missing although its log {path.name}-wal is there")
@@ -129,16 +152,39 @@ def create(path: Path) -> None:
     _refuse_orphaned_log(path)
     new = path.with_name(f"{path.name}.new")
     try:
-        new.unlink(missing_ok=True)
-        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        make_private(new)
         with contextlib.closing(sqlite3.connect(new)) as connection:
             connection.executescript(f"PRAGMA synchronous = FULL; {schema.script(0)}")
         new.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_folder(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise CannotStart(f"cannot create the store {path}: {error}") from error
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file, for this user alone, in the place of whatever is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    # A log that is left of an earlier attempt would be taken for this file's.
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o600))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable.
+
+    Raises:
+        OSError: they may not be.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def connect(path: Path, shown: Path) -> sqlite3.Connection:

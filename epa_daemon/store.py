@@ -15,15 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import history, ledger, state_folder
+from epa_daemon import history, ledger, schema, state_folder
 from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon.event_log import EventLog
 from epa_daemon.history import Event
 from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
 from epa_daemon.mask_store import MaskStore
-
-_KEPT_EVENTS = 10_000
-# Events go at once by so many; every commit would touch more pages for it.
-_TRIM_EVERY = 256
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Store:
 
     Attributes:
         masks: what Open vSwitch's threads had before they were moved.
+        log: what happened.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, lock: int | None):
@@ -46,8 +44,9 @@ class Store:
         self._path = path
         self._lock = lock
         self.masks = MaskStore(connection)
-        # Unknown how many an earlier process left: trim with the first events.
-        self._untrimmed = _TRIM_EVERY
+        self.log = EventLog(connection)
+        self._committed: Ledger | None = None
+        self._identity = _identity(path)
 
     def load(self) -> Ledger:
         """The ledger as it was last made durable.
@@ -62,6 +61,7 @@ class Store:
         wrong = ledger.broken_invariants(loaded)
         if wrong:
             raise CannotStart(f"the store {self._path} is damaged: {wrong[0]}; restore a backup")
+        self._committed = loaded
         return loaded
 
     def _read(self) -> Ledger:
@@ -79,7 +79,9 @@ class Store:
         if claims:
             raise ValueError(f"claims of unknown services: {', '.join(sorted(claims))}")
         pages = self._connection.execute("SELECT node, size_kb, service, count FROM hugepages")
-        return ledger.build(holdings, (((node, size), name, n) for node, size, name, n in pages))
+        makers = self._connection.execute("SELECT service, snap FROM makers")
+        records = (((node, size), name, n) for node, size, name, n in pages)
+        return ledger.build(holdings, records, dict(makers))
 
     def commit(
         self,
@@ -97,7 +99,8 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             self._write_holdings(before, after)
             self._write_pages(before, after)
-            self._write_events(events)
+            self._write_makers(before, after)
+            self.log.write(events)
             if imported:
                 self._connection.execute(
                     "INSERT INTO imports VALUES (?, ?, ?)",
@@ -110,6 +113,7 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise StoreFailed(str(error)) from error
+        self._committed = after
 
     def _write_holdings(self, before: Ledger, after: Ledger) -> None:
         execute = self._connection.execute
@@ -151,29 +155,88 @@ class Store:
                     (*key, service),
                 )
 
-    def _write_events(self, events: Sequence[Event]) -> None:
+    def _write_makers(self, before: Ledger, after: Ledger) -> None:
+        if before.made_by is after.made_by:
+            return
         self._connection.executemany(
-            "INSERT INTO events (at, action, service, subject, before, after, uid, pid, snap) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [event.row() for event in events],
+            "DELETE FROM makers WHERE service = ?",
+            [(service,) for service in before.made_by if service not in after.made_by],
         )
-        self._untrimmed += len(events)
-        if self._untrimmed >= _TRIM_EVERY:
-            self._untrimmed = 0
-            self._connection.execute(
-                "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (_KEPT_EVENTS,)
-            )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO makers VALUES (?, ?)",
+            [pair for pair in after.made_by.items() if pair not in before.made_by.items()],
+        )
+
+    @property
+    def committed(self) -> Ledger:
+        """The ledger as it was last loaded or committed."""
+        return self._committed or Ledger()
 
     def has_imported(self, sha256: str) -> bool:
         """Whether a state file with this hash was taken over before."""
         found = self._connection.execute("SELECT 1 FROM imports WHERE sha256 = ?", (sha256,))
         return found.fetchone() is not None
 
+    def problems(self) -> list[str]:
+        """What is wrong with the store while it is in use, a sentence each."""
+        if _identity(self._path) != self._identity:
+            return [
+                f"the file {self._path} was removed or replaced under the daemon: what it grants "
+                "is lost when it stops; save it now: epa-orchestrator backup FILE"
+            ]
+        try:
+            found = schema.damage(self._connection)
+            if not found and self._committed is not None and self._read() != self._committed:
+                found = ["it does not say what the daemon goes by; restart the daemon"]
+        except (sqlite3.Error, ValueError, KeyError) as error:
+            found = [str(error)]
+        return [f"the store {self._path} is damaged: {text}" for text in found]
+
+    def back_up(self, target: Path) -> None:
+        """Write a copy of the store to a file that is made by this, and make it durable.
+
+        Where Open vSwitch's threads were is left out: it is of this boot alone.
+
+        Raises:
+            StoreFailed: there is no such copy.
+        """
+        try:
+            state_folder.make_private(target)
+            with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+                self._connection.backup(copy)
+                copy.execute("PRAGMA synchronous = FULL")
+                # One file, without a log beside it.
+                copy.execute("PRAGMA journal_mode = DELETE")
+                copy.execute("DELETE FROM found_masks")
+                copy.execute("DELETE FROM changed_masks_since")
+        except (OSError, sqlite3.Error) as error:
+            target.unlink(missing_ok=True)
+            raise StoreFailed(str(error)) from error
+
+    def settle(self) -> None:
+        """Fold the log into the file, for one that is moved or copied after `close`.
+
+        Raises:
+            StoreFailed: it still has a log.
+        """
+        try:
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as error:
+            raise StoreFailed(str(error)) from error
+
     def close(self) -> None:
         """Release the folder; what was committed stays."""
         self._connection.close()
         if self._lock is not None:
             os.close(self._lock)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def open_folder(folder: Path) -> Store:
@@ -184,6 +247,7 @@ def open_folder(folder: Path) -> Store:
     """
     lock = state_folder.lock(folder)
     try:
+        state_folder.refuse_unfinished(folder)
         path = folder / state_folder.DATABASE
         if not os.path.lexists(path):
             state_folder.create(path)
@@ -191,6 +255,19 @@ def open_folder(folder: Path) -> Store:
     except BaseException:
         os.close(lock)
         raise
+
+
+def open_file(path: Path, shown: Path) -> Store:
+    """Open a store that is not in its folder: a backup, or a copy of one; nothing is locked.
+
+    Args:
+        path: the file, which may be migrated.
+        shown: what errors call it.
+
+    Raises:
+        CannotStart: as in `open_folder`.
+    """
+    return Store(state_folder.connect(path, shown), path, None)
 
 
 def open_copy(folder: Path, scratch: Path) -> Store | None:

@@ -170,6 +170,57 @@ def ovs(reply: Reply) -> str:
     return "\n".join([*lines, *(f"- {problem}" for problem in reply["problems"])])
 
 
+def history(events: Sequence[Reply]) -> str:
+    """A line for each event."""
+    if not events:
+        return "nothing happened"
+    rows = [
+        (
+            event["at"].replace("+00:00", "Z"),
+            event["service_name"] if event["service_name"].isprintable() else "?",
+            event["subject"],
+            *(event[what] or "-" for what in ("got", "lost", "released")),
+            event["action"],
+            _requester(event),
+        )
+        for event in events
+    ]
+    header = ("WHEN", "SERVICE", "OF", "GOT", "LOST", "RELEASED", "ACTION", "REQUESTED BY")
+    return table(header, rows)
+
+
+def _requester(event: Reply) -> str:
+    if event["uid"] is None:
+        return "-"
+    text = f"uid {event['uid']} pid {event['pid']}"
+    if event["snap"] is None:
+        text += " snap unknown"
+    elif event["snap"]:
+        text += f" snap {event['snap']}"
+    named = event["requested_for"]
+    return text if named in (None, event["service_name"]) else f"{text} for {named}"
+
+
+def restored(reply: Reply) -> str:
+    """What a restore came to."""
+    lines = [f"restored: {reply['services']} services hold something"]
+    if reply["kept"]:
+        lines.append(f"the store from before is kept: {reply['kept']}")
+    if reply["not_compared"]:
+        lines.append(f"it was not compared with the backup: {reply['not_compared']}")
+    return "\n".join([*lines, *(f"- forgotten: {text}" for text in reply["forgotten"])])
+
+
+def verdict(reply: Reply) -> str:
+    """What `verify` found."""
+    where = f"the store in {reply['state']} (daemon {reply['daemon']})"
+    if reply["services"] is not None:
+        where += f": {reply['services']} services hold {reply['claimed_cpus']} CPUs"
+    lines = [f"{'sound' if reply['sound'] else 'NOT sound'}: {where}"]
+    lines += [f"- {problem['text']} [{problem['code']}]" for problem in reply["problems"]]
+    return "\n".join(lines)
+
+
 def recording(folder: object, about: Reply) -> str:
     """What was recorded, and what could not be."""
     lines = [f"recorded {about['files']} files in {folder}"]

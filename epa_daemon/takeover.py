@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from epa_daemon import cpulist, history
 from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon.history import Cause
 from epa_daemon.ledger import Claim, Holding, Ledger, PageKey, Policy, Pool
 from epa_daemon.options import Prefer
 from epa_daemon.store import Import, Store
@@ -171,7 +172,7 @@ def merge(ledger: Ledger, old: OldState, prefer: Prefer | None) -> Ledger:
     for (key, service), count in old.pages.items():
         if count > merged.pages_of(key, service):
             merged = merged.with_pages(key, service, count)
-    return merged
+    return merged.without_idle_makers()
 
 
 def _contradiction(ledger: Ledger, service: str, holding: Holding) -> str | None:
@@ -227,7 +228,7 @@ def run(data: Path, state: Path, store: Store, ledger: Ledger, prefer: Prefer | 
         logger.info("%s was taken over before; moving it away", path)
     else:
         after = merge(ledger, old, prefer)
-        events = history.events("import", ledger, after)
+        events = history.events(Cause("import"), ledger, after)
         try:
             store.commit(ledger, after, events, old.source)
         except StoreFailed as error:

@@ -72,7 +72,7 @@ def test_allocate_numa_cores(daemon: Daemon):
 
 FEATURES = (
     '["non-preemptive-allocations","cpu-pools","topology","health","keep-alive","reload",'
-    '"ovs-affinity"]'
+    '"ovs-affinity","history","backup","verify"]'
 )
 
 

@@ -39,6 +39,10 @@ CHANGING = (
     (re.compile(r'"pid": \d+'), '"pid": 1234'),
     (re.compile(r'"uptime_seconds": \d+'), '"uptime_seconds": 60'),
     (re.compile(r'"daemon_version": "[^"]*"'), '"daemon_version": "..."'),
+    (re.compile(r'"at": "[^"]*"'), '"at": "2026-01-31T12:00:00.000+00:00"'),
+    (re.compile(r'"uid": \d+'), '"uid": 0'),
+    (re.compile(r'"snap": ("[^"]*"|null)'), '"snap": ""'),
+    (re.compile(r'"size": \d{5}\b'), '"size": 65536'),
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests import host_trees
 from tests.functional.daemons import Daemon, MakeDaemon, Reply
+from tests.functional.snap_groups import ask_from
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
@@ -66,6 +67,52 @@ def test_others_may_read_where_the_mode_lets_them_in_but_not_change(daemon: Daem
         assert (list(reply), reply["code"]) == (["version", "error", "code"], "not-permitted")
         assert "uid 65534 may only read" in reply["error"]
     assert daemon.owners() == {"a": "2-3"}
+
+
+@needs_root
+def test_a_reader_may_read_the_history_and_ask_for_nothing_of_an_administrators(daemon: Daemon):
+    daemon.arguments = ("--access-uids", str(NOBODY))
+    daemon.restart()
+    daemon.socket_path.chmod(0o666)
+    assert ask_as(NOBODY - 1, daemon, action="get_history")["events"] == []
+    for action in ("reload", "backup", "verify"):
+        for uid in (NOBODY, NOBODY - 1):
+            reply = ask_as(uid, daemon, action=action)
+            assert reply["code"] == "not-permitted"
+            assert f"uid {uid} may not ask for {action}" in reply["error"]
+
+
+@needs_root
+def test_users_and_members_of_groups_on_the_list_may_change_things(make_daemon: MakeDaemon):
+    daemon = make_daemon(arguments=("--access-uids", "1000, 1001", "--access-gids", "2000"))
+    daemon.start()
+    daemon.socket_path.chmod(0o666)
+    grant = {"action": "allocate_cores", "service_name": "a", "num_of_cores": 1}
+    assert ask_as(1001, daemon, **grant)["cores_allocated"] == 1
+    assert ask_as(1002, daemon, **grant)["code"] == "not-permitted"
+    assert ask_from("", daemon, grant, uid=1002, groups="3000,2000")["cores_allocated"] == 1
+    assert ask_from("", daemon, grant, uid=1002, groups="3000")["code"] == "not-permitted"
+    assert ask_from("", daemon, grant, uid=2000)["cores_allocated"] == 1
+
+
+@needs_root
+def test_the_list_is_taken_while_the_daemon_runs(make_daemon: MakeDaemon):
+    daemon = make_daemon(cpu_pool=None)
+    file = daemon.folder / "options.json"
+    daemon.arguments = ("--options-file", str(file))
+    daemon.start()
+    daemon.socket_path.chmod(0o666)
+    grant = {"action": "allocate_cores", "service_name": "a", "num_of_cores": 1}
+    assert ask_as(NOBODY, daemon, **grant)["code"] == "not-permitted"
+    rules = {"cpu_pool": None, "small_system_percent": 80}
+    rules |= {"large_system_threshold": 100, "large_system_reserved": 16}
+    offered = file.with_name("options.json.new")
+    offered.write_text(json.dumps(rules | {"access_uids": [NOBODY]}))
+    assert daemon.ask("reload")["options"]["access_uids"] == [NOBODY]
+    assert ask_as(NOBODY, daemon, **grant)["cores_allocated"] == 1
+    offered.write_text(json.dumps(rules))
+    daemon.ask("reload")
+    assert ask_as(NOBODY, daemon, **grant)["code"] == "not-permitted"
 
 
 # Imports first and becomes the user then, so that it also works with a Python that the user could

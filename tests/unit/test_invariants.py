@@ -75,7 +75,9 @@ class Allocations(RuleBasedStateMachine):
         return Host(tree.online, None, tree.isolated, tree.topology(), pages)
 
     def commit(self, after: Ledger) -> None:
-        self.store.commit(self.ledger, after, history.events("test", self.ledger, after))
+        self.store.commit(
+            self.ledger, after, history.events(history.Cause("test"), self.ledger, after)
+        )
         self.ledger = after
 
     def decide(self, request: CpuRequest) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import history, mask_store, schema, state_folder, store
+from epa_daemon import event_log, history, mask_store, schema, state_folder, store
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
@@ -25,7 +25,11 @@ FULL = holding_all(
 
 
 def commit(opened: store.Store, before: Ledger, after: Ledger) -> None:
-    opened.commit(before, after, history.events("test", before, after, Peer(1, 2, 3), "nova"))
+    opened.commit(
+        before,
+        after,
+        history.events(history.Cause("test", "x", Peer(1, 2, 3), "nova"), before, after),
+    )
 
 
 def filled(folder: Path, content: Ledger = FULL) -> None:
@@ -70,8 +74,8 @@ def test_a_failing_commit_changes_nothing_and_the_next_one_works(tmp_path: Path)
 
 
 def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store, "_KEPT_EVENTS", 10)
-    monkeypatch.setattr(store, "_TRIM_EVERY", 1)
+    monkeypatch.setattr(event_log, "KEPT_EVENTS", 10)
+    monkeypatch.setattr(event_log, "_TRIM_EVERY", 1)
     opened = store.open_folder(tmp_path)
     for _ in range(10):
         commit(opened, Ledger(), FULL)
@@ -237,4 +241,59 @@ def test_masks_that_are_forgotten_are_not_put_back(tmp_path: Path):
     assert opened.masks.load() == {}
     opened.masks.forget()
     assert opened.masks.load() is None
+    opened.close()
+
+
+def test_a_store_of_the_second_version_keeps_everything_and_its_claims_are_of_no_snap(
+    tmp_path: Path,
+):
+    shutil.copy(STORES / "version-2.db", tmp_path / state_folder.DATABASE)
+    opened = store.open_folder(tmp_path)
+    loaded = opened.load()
+    assert {name: (held.ranges, held.policy) for name, held in loaded.holdings.items()} == {
+        "ceph-osd.0": ("10-11", Policy.NON_PREEMPTIVE),
+        "helper": ("0", Policy.LEGACY),
+        "nova": ("2-4", Policy.LEGACY),
+        "ovs-dpdk-datapath": ("5", Policy.LEGACY),
+    }
+    assert loaded.pages_of((0, 2048), "nova") == 2
+    assert loaded.made_by == {}
+    with sqlite3.connect(STORES / "version-2.db") as connection:
+        kept = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+        connection.execute("SELECT at FROM events")
+    assert kept == 6
+    commit(opened, loaded, loaded.with_holding("x", holding("6")).with_maker("x", "snap"))
+    opened.close()
+    opened = store.open_folder(tmp_path)
+    assert opened.load().made_by == {"x": "snap"}
+    assert opened.problems() == []
+    opened.close()
+
+
+def test_makers_are_written_and_forgotten_with_the_claims(tmp_path: Path):
+    made = FULL.with_maker("a", "nova").with_maker("b", "ceph")
+    filled(tmp_path, made)
+    assert reopened(tmp_path) == made
+    opened = store.open_folder(tmp_path)
+    after = made.with_holding("b", None).without_idle_makers().with_maker("a", "")
+    commit(opened, made, after)
+    opened.close()
+    assert reopened(tmp_path) == after
+    assert after.made_by == {}
+
+
+def test_a_maker_of_nothing_is_no_sound_ledger(tmp_path: Path):
+    filled(tmp_path, FULL.with_maker("nobody", "nova"))
+    with pytest.raises(CannotStart, match="snap nova made claims of service nobody"):
+        reopened(tmp_path)
+
+
+def test_problems_tells_of_a_store_that_says_something_else_than_the_ledger(tmp_path: Path):
+    opened = store.open_folder(tmp_path)
+    commit(opened, Ledger(), FULL)
+    assert opened.problems() == []
+    connection = opened._connection  # pyright: ignore[reportPrivateUsage]
+    connection.execute("DELETE FROM claims WHERE service = 'b'")
+    (problem,) = opened.problems()
+    assert "does not say what the daemon goes by" in problem
     opened.close()

@@ -14,7 +14,7 @@ Reply = dict[str, Any]
 
 NEW_FEATURES = [
     *("non-preemptive-allocations", "cpu-pools", "topology", "health", "keep-alive"),
-    *("reload", "ovs-affinity"),
+    *("reload", "ovs-affinity", "history", "backup", "verify"),
 ]
 
 

@@ -31,7 +31,7 @@ from typing import Any
 # LIBID is assigned when the library is registered; until then it is a placeholder.
 LIBID = "00000000000000000000000000000000"
 LIBAPI = 0
-LIBPATCH = 1
+LIBPATCH = 2
 
 DEFAULT_SOCKET = "/var/snap/epa-orchestrator/current/data/epa.sock"
 RELEASE = -1
@@ -167,6 +167,25 @@ class EpaClient:
     def get_ovs_affinity(self) -> Reply:
         """Where Open vSwitch's threads may run; daemons with the feature `ovs-affinity`."""
         return self.request("get_ovs_affinity")
+
+    def get_history(
+        self,
+        service: str | None = None,
+        since: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Reply:
+        """What happened, the newest events first (feature `history`).
+
+        Args:
+            service: only this one; None for all.
+            since: a time in ISO 8601; None for all that is kept.
+            before: the `next` of the page before this one.
+            limit: so many events at most; a page may be shorter.
+        """
+        return self.request(
+            "get_history", service_name=service, since=since, before=before, limit=limit
+        )
 
     def request(self, action: str, **fields: Any) -> Reply:
         """Send one request and return its reply."""

@@ -1,0 +1,191 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""Putting a backup in the place of the store, whole or not at all; the daemon is stopped.
+
+The store from before stays beside it. While files are exchanged a marker is there with which no
+daemon starts: of a database and a log that belong to two stores, SQLite would make one.
+"""
+
+import contextlib
+import datetime
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from epa_daemon import backups, cpulist, history, state_folder, store
+from epa_daemon.errors import CannotStart, NotDone, StoreFailed
+from epa_daemon.history import Cause
+from epa_daemon.ledger import Ledger
+
+_NEW = f"{state_folder.DATABASE}.restored"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore came to.
+
+    Attributes:
+        services: how many hold something now.
+        kept: where the store from before is; None where there was none.
+        forgotten: claims of the store from before that the backup does not have, a sentence each.
+        unknown: why the two could not be compared; "" if they were.
+    """
+
+    services: int
+    kept: Path | None
+    forgotten: tuple[str, ...]
+    unknown: str
+
+
+def restore(state: Path, file: str, discard_claims: bool) -> Restored:
+    """Make a backup the store of a state folder.
+
+    Args:
+        state: made if it is missing.
+        file: the backup; `-` for standard input.
+        discard_claims: go on where the present store has claims that the backup does not have,
+            or cannot be read and so may have.
+
+    Raises:
+        NotDone: it is refused, or failed; the store is as it was, or a restore is begun that no
+            daemon starts with until it is run again.
+        CannotStart: a daemon runs on the state.
+    """
+    held = state_folder.lock(state)
+    try:
+        return _restore(state, file, discard_claims)
+    except (OSError, StoreFailed) as error:
+        raise NotDone(f"cannot restore {file}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            (state / _NEW).unlink(missing_ok=True)
+        os.close(held)
+
+
+def _restore(state: Path, file: str, discard_claims: bool) -> Restored:
+    new = backups.receive(file, state / _NEW)
+    try:
+        ledger = new.committed
+        present, unknown = _present(state)
+        forgotten = contradictions(present, ledger) if present else []
+        if not discard_claims:
+            _refuse(forgotten, unknown)
+        if present:
+            new.commit(ledger, ledger, history.events(Cause("restore"), present, ledger))
+        new.settle()
+    finally:
+        new.close()
+    kept = _exchange(state, state / _NEW)
+    return Restored(len(ledger.services()), kept, tuple(forgotten), unknown)
+
+
+def _refuse(forgotten: list[str], unknown: str) -> None:
+    if unknown:
+        raise NotDone(
+            f"the present store cannot be compared with the backup: {unknown}; claims in it that "
+            "the backup does not have would be forgotten, and their CPUs handed out again: if no "
+            "workload runs on such CPUs, say --discard-claims"
+        )
+    if forgotten:
+        raise NotDone(
+            f"the backup contradicts claims that are live: {'; '.join(forgotten)}; release them "
+            "first, or say --discard-claims to forget them"
+        )
+
+
+def contradictions(present: Ledger, backup: Ledger) -> list[str]:
+    """What is claimed now and would not be any more, a sentence each. Pure."""
+    found: list[str] = []
+    for name, holding in sorted(present.holdings.items()):
+        then = backup.holdings.get(name)
+        gone = holding.cpus - backup.cpus_of(name)
+        if gone:
+            found.append(f"{name!r} holds CPUs {cpulist.format_ranges(gone)} now")
+        elif then and then.pool is not holding.pool:
+            found.append(f"{name!r} holds its CPUs in pool {holding.pool} now")
+        elif then and holding.protected and not then.protected:
+            found.append(f"the claims of {name!r} are protected now")
+    for (node, size), records in sorted(present.hugepages.items()):
+        for name, count in sorted(records.items()):
+            if backup.pages_of((node, size), name) < count:
+                found.append(f"{name!r} has {count} hugepages of {size} kB on node {node} now")
+    return found
+
+
+def _present(state: Path) -> tuple[Ledger | None, str]:
+    """The ledger before the restore, None where none can be read; and then why."""
+    kept = _kept_by_unfinished(state)
+    if kept == "":
+        return None, ""
+    name = kept or state_folder.DATABASE
+    with tempfile.TemporaryDirectory(prefix="epa-restore-") as scratch:
+        try:
+            copy = state_folder.copy_files(state, Path(scratch), name)
+            if copy is None:
+                return None, f"{kept} is missing" if kept else ""
+            opened = store.open_file(copy, state / name)
+        except (CannotStart, OSError) as error:
+            return None, str(error.__cause__ or error)
+        try:
+            return opened.load(), ""
+        except CannotStart as error:
+            return None, str(error.__cause__ or error)
+        finally:
+            opened.close()
+
+
+def _kept_by_unfinished(state: Path) -> str | None:
+    """The file that an interrupted restore has kept, "" for none; None where there was no such."""
+    try:
+        return (state / state_folder.RESTORING).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _exchange(state: Path, new: Path) -> Path | None:
+    marker, database = state / state_folder.RESTORING, state / state_folder.DATABASE
+    log = database.with_name(f"{database.name}-wal")
+    name = _kept_by_unfinished(state)
+    if name is not None:
+        kept = state / name if name else None
+    else:
+        kept = _keep(state, database, log)
+        _mark(marker, kept)
+    log.unlink(missing_ok=True)
+    database.with_name(f"{database.name}-shm").unlink(missing_ok=True)
+    state_folder.sync_folder(state)
+    os.replace(new, database)
+    state_folder.sync_folder(state)
+    marker.unlink()
+    state_folder.sync_folder(state)
+    return kept
+
+
+def _keep(state: Path, database: Path, log: Path) -> Path | None:
+    now = datetime.datetime.now(datetime.UTC)
+    kept = state / f"{database.name}.replaced-{now:%Y%m%dT%H%M%S.%fZ}"
+    there = [(database, kept), (log, kept.with_name(f"{kept.name}-wal"))]
+    found = [(old, copy) for old, copy in there if os.path.lexists(old)]
+    for old, copy in found:
+        try:
+            os.link(old, copy, follow_symlinks=False)
+        except OSError:
+            # A file system without hard links.
+            shutil.copyfile(old, copy)
+            with copy.open("rb") as file:
+                os.fsync(file.fileno())
+    state_folder.sync_folder(state)
+    return kept if found else None
+
+
+def _mark(marker: Path, kept: Path | None) -> None:
+    new = marker.with_name(f"{marker.name}.new")
+    with new.open("w") as file:
+        file.write(kept.name if kept else "")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, marker)
+    state_folder.sync_folder(marker.parent)
