@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import affinity, crowd, effort, latency, pinning, report, scaling, starting
+from benchmarks import affinity, crowd, effort, latency, parts, pinning, report, scaling, starting
 from benchmarks.effort import Effort
 from benchmarks.pinning import Cpus
 from benchmarks.report import Section
@@ -28,6 +28,7 @@ _PARTS: dict[str, Part] = {
     "crowd": crowd.measure,
     "starting": starting.measure,
     "affinity": affinity.measure,
+    "parts": parts.measure,
 }
 
 
