@@ -11,17 +11,18 @@ from pathlib import Path
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import chores, state_folder, store
+from epa_daemon import chores, listener, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed
 from epa_daemon.store import Store
 
 STANDARD = "-"
 
 
-def write(state: Path, client: epa_client.EpaClient, file: str) -> int:
+def write(state: Path, socket: Path, file: str) -> int:
     """Write a backup to a file that must not exist yet; returns its size in bytes.
 
-    A daemon that runs on the state makes the copy; else it is taken from the files.
+    A daemon that runs on the state, and listens on the socket, makes the copy; else it is taken
+    from the files.
 
     Raises:
         NotDone: there is no such backup.
@@ -31,7 +32,7 @@ def write(state: Path, client: epa_client.EpaClient, file: str) -> int:
     with tempfile.TemporaryDirectory(prefix="epa-backup-") as scratch:
         copy = Path(scratch, state_folder.BACKUP)
         try:
-            _take(state, client, Path(scratch), copy)
+            _take(state, socket, Path(scratch), copy)
             _check(copy, state)
             if file == STANDARD:
                 _pour(copy)
@@ -42,12 +43,13 @@ def write(state: Path, client: epa_client.EpaClient, file: str) -> int:
         return copy.stat().st_size
 
 
-def _take(state: Path, client: epa_client.EpaClient, scratch: Path, copy: Path) -> None:
+def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
     try:
         opened = store.open_copy(state, scratch)
     except state_folder.DaemonRunning:
-        # Its name is ours and not the reply's: who listens on the socket need not be the daemon.
-        client.request("backup")
+        listener.require_holder(socket, state_folder.holder(state))
+        # Its name is ours and not the reply's.
+        epa_client.EpaClient(str(socket)).request("backup")
         shutil.copyfile(state / state_folder.BACKUP, copy)
         return
     if opened is None:
@@ -81,22 +83,27 @@ def _pour(copy: Path) -> None:
 
 def _put(copy: Path, target: Path) -> None:
     """Under its name only when it is whole; never over a file, nor through a link."""
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(copy.read_bytes())
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+        with open(descriptor, "wb") as file:
+            file.write(copy.read_bytes())
+            file.flush()
+            os.fsync(descriptor)
+        _name(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
     state_folder.sync_folder(target.parent)
+
+
+def _name(made: str, target: Path) -> None:
+    try:
+        os.link(made, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links: a name that is taken first is not somebody else's.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.replace(made, target)
 
 
 def receive(file: str, new: Path) -> Store:

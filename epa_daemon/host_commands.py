@@ -215,15 +215,11 @@ def _require_access(state: Path) -> None:
         return
 
 
-def _client(asked: argparse.Namespace) -> epa_client.EpaClient:
-    return epa_client.EpaClient(str(asked.data / settings.SOCKET_NAME))
-
-
 def _backup(asked: argparse.Namespace) -> int:
     from epa_daemon import backups
 
     _require_access(asked.state)
-    size = backups.write(asked.state, _client(asked), asked.file)
+    size = backups.write(asked.state, asked.data / settings.SOCKET_NAME, asked.file)
     if asked.file != backups.STANDARD:
         _print(asked, {"file": asked.file, "size": size}, f"saved {size} bytes in {asked.file}")
     return 0
@@ -250,7 +246,7 @@ def _verify(asked: argparse.Namespace) -> int:
     _require_access(asked.state)
     kept = OptionsFile(asked.options_file)
     chosen = Settings(asked.root, asked.data, asked.state, kept)
-    found = inspection.verify(chosen, _client(asked))
+    found = inspection.verify(chosen)
     reply = {
         "sound": not found.problems,
         "daemon": "running" if found.daemon else "stopped",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import chores, health, history, pools, state_folder, store
+from epa_daemon import chores, health, history, listener, pools, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed
 from epa_daemon.history import Cause
 from epa_daemon.host import HostReader
@@ -35,7 +35,7 @@ class Verdict:
     claimed_cpus: int | None = None
 
 
-def verify(settings: Settings, client: epa_client.EpaClient) -> Verdict:
+def verify(settings: Settings) -> Verdict:
     """Look at everything and change nothing; a daemon that runs is asked, it has the store.
 
     Raises:
@@ -44,6 +44,11 @@ def verify(settings: Settings, client: epa_client.EpaClient) -> Verdict:
     try:
         return _verify_files(settings)
     except state_folder.DaemonRunning:
+        try:
+            listener.require_holder(settings.socket, state_folder.holder(settings.state))
+        except listener.Impostor as error:
+            return Verdict(True, (Problem(code="foreign-socket", text=str(error)),))
+        client = epa_client.EpaClient(str(settings.socket))
         reply = VerifyReply.model_validate(client.request("verify"))
         seen = [Problem.model_validate(item) for item in client.get_health()["problems"]]
         problems = (*reply.problems, *seen)

@@ -10,7 +10,8 @@ import stat
 from collections.abc import Generator
 from pathlib import Path
 
-from epa_daemon.errors import CannotStart
+from epa_daemon import peers
+from epa_daemon.errors import CannotStart, NotDone
 
 # sun_path of unix(7), with its closing NUL, and room for the suffix of the temporary name.
 _LONGEST_PATH = 107 - len(".new")
@@ -50,6 +51,35 @@ def _refuse_live(path: Path) -> None:
     raise CannotStart(
         f"another daemon listens on {path}; stop it first, or give this one another --data"
     )
+
+
+class Impostor(NotDone):
+    """Somebody else listens where the daemon should."""
+
+
+def require_holder(path: Path, holder: int | None) -> None:
+    """Check that it is the daemon who listens: a client may have put a socket in its place.
+
+    Args:
+        path: the socket.
+        holder: the process that has the state folder; None for unknown, and then nothing is
+            checked.
+
+    Raises:
+        Impostor: another process listens there.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return  # Whoever asks next is told.
+        listening = peers.of(probe)
+    if holder is not None and listening.pid != holder:
+        raise Impostor(
+            f"{listening} listens on {path}, and not the daemon, pid {holder}: somebody has put "
+            "a socket in its place; find out who, and restart the daemon"
+        )
 
 
 @contextlib.contextmanager

@@ -108,6 +108,9 @@ def contradictions(present: Ledger, backup: Ledger) -> list[str]:
             found.append(f"{name!r} holds its CPUs in pool {holding.pool} now")
         elif then and holding.protected and not then.protected:
             found.append(f"the claims of {name!r} are protected now")
+    for name, snap in sorted(present.made_by.items()):
+        if backup.holds(name) and backup.made_by.get(name) != snap:
+            found.append(f"the claims of {name!r} are those of snap {snap} now")
     for (node, size), records in sorted(present.hugepages.items()):
         for name, count in sorted(records.items()):
             if backup.pages_of((node, size), name) < count:

@@ -43,6 +43,14 @@ def lock(folder: Path) -> int:
     return held
 
 
+def holder(folder: Path) -> int | None:
+    """The process that has a folder, by what it wrote when it took it; None for unknown."""
+    try:
+        return int((folder / _LOCK).read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def in_use(folder: Path) -> bool:
     """Whether a daemon has a folder, perhaps one that is starting and does not listen yet."""
     try:

@@ -91,6 +91,15 @@ def show_ovs_affinity() -> Results:
     return {"affinity": _printed(daemon.OVS_AFFINITY, epa_snap.ovs_affinity)}
 
 
+def history(params: models.HistoryParams) -> Results:
+    """Who got, lost and released what, and at whose request."""
+    text = _printed(
+        daemon.HISTORY,
+        lambda: epa_snap.history(params.service_name, params.since, params.format),
+    )
+    return {"history": text}
+
+
 def _printed(feature: str, command: Callable[[], str]) -> str:
     """What a command of the daemon's prints, if it has the feature."""
     with _asked():

@@ -46,6 +46,7 @@ class EpaOrchestratorCharm(ops.CharmBase):
         framework.observe(self.on.collect_unit_status, self._on_collect_unit_status)
         framework.observe(self.on.list_allocations_action, self._on_list_allocations_action)
         framework.observe(self.on.list_hugepages_action, self._on_list_hugepages_action)
+        framework.observe(self.on.history_action, self._on_history_action)
         framework.observe(self.on.show_topology_action, self._on_show_topology_action)
         framework.observe(self.on.show_ovs_affinity_action, self._on_show_ovs_affinity_action)
         framework.observe(self.on.allocate_cores_action, self._on_allocate_cores_action)
@@ -114,6 +115,10 @@ class EpaOrchestratorCharm(ops.CharmBase):
 
     def _on_list_hugepages_action(self, event: ops.ActionEvent) -> None:
         self._answer(event, actions.list_hugepages)
+
+    def _on_history_action(self, event: ops.ActionEvent) -> None:
+        params = event.load_params(models.HistoryParams, errors="fail")
+        self._answer(event, lambda: actions.history(params))
 
     def _on_show_topology_action(self, event: ops.ActionEvent) -> None:
         self._answer(event, actions.show_topology)

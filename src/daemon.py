@@ -20,6 +20,7 @@ tracer = trace.get_tracer(__name__)
 
 ISOLATED = "isolated"
 OVS_AFFINITY = "ovs-affinity"
+HISTORY = "history"
 GENERAL = "general"
 
 _STEP_SECONDS = 10.0

@@ -29,6 +29,8 @@ PEOPLES_COMMAND = "epa-orchestrator"
 _HOOK_SAID = re.compile(r"\(run hook \"[^\"]+\": (.+)\)$")
 _LONG = datetime.timedelta(days=365)
 _CHECK_SECONDS = 60.0
+# Juju carries an action's results in its database.
+_MOST_EVENTS = 200
 _PASSING = ("snap-change-conflict", "network-timeout", "dns-failure", "store-down")
 
 
@@ -151,6 +153,24 @@ def ovs_affinity() -> str:
         snapd.CommandFailed: it printed an error.
     """
     return snapd.run("run", PEOPLES_COMMAND, "ovs", seconds=_CHECK_SECONDS).rstrip()
+
+
+def history(service: str | None, since: str | None, style: str) -> str:
+    """The newest changes as the daemon's own command prints them.
+
+    Args:
+        service: None for all.
+        since: a time or an age; None for all that is kept.
+        style: `table` or `json`.
+
+    Raises:
+        snapd.CommandFailed: it printed an error.
+    """
+    asked = ["history", "--last", str(_MOST_EVENTS), "--format", style]
+    # One word each: a name may start with a dash.
+    asked += [f"--service={service}"] if service is not None else []
+    asked += [f"--since={since}"] if since is not None else []
+    return snapd.run("run", PEOPLES_COMMAND, *asked, seconds=_CHECK_SECONDS).rstrip()
 
 
 def remove() -> None:

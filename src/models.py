@@ -3,6 +3,7 @@
 
 """Options and action parameters, checked; what Juju's own schemas say is said there too."""
 
+import datetime
 import re
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ _CHANNEL_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SNAP_PLUG = re.compile(r"([a-z0-9][a-z0-9_-]*):([a-z][a-z0-9-]*)")
 _RANGE = re.compile(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", re.ASCII)
 _MOST_CPUS = 65536
+_AGE = re.compile(r"\d{1,6} *[smhdw]", re.ASCII)
 
 
 class _Checked(pydantic.BaseModel):
@@ -152,6 +154,32 @@ class ListAllocationsParams(_Checked):
     """Parameters of `list-allocations`."""
 
     service_name: ServiceName | None = None
+    format: Literal["table", "json"] = "table"
+
+
+def _check_since(text: str) -> str:
+    if not _AGE.fullmatch(text.strip()):
+        try:
+            datetime.datetime.fromisoformat(text.strip())
+        except ValueError as error:
+            raise ValueError(
+                f"'{text}' is neither a time such as 2026-01-31T12:00 nor an age such as 2h or 3d"
+            ) from error
+    return text.strip()
+
+
+class HistoryParams(_Checked):
+    """Parameters of `history`."""
+
+    service_name: ServiceName | None = None
+    since: (
+        Annotated[
+            str,
+            pydantic.Field(min_length=1, max_length=40),
+            pydantic.AfterValidator(_check_since),
+        ]
+        | None
+    ) = None
     format: Literal["table", "json"] = "table"
 
 

@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -287,6 +288,19 @@ def test_a_daemon_that_hangs_is_not_taken_for_a_sound_one(daemon: Daemon):
         done = run(daemon, name, *([] if name == "verify" else [str(daemon.folder / "x")]))
         assert done.returncode == 69
         assert b"no daemon listens on" in done.stderr
+
+
+def test_who_answers_in_the_daemons_place_is_found_out(daemon: Daemon):
+    daemon.socket_path.unlink()
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(str(daemon.socket_path))
+        impostor.listen()
+        text = fails(daemon, "verify")
+        assert f"pid {os.getpid()} listens on {daemon.socket_path}, and not the daemon" in text
+        assert "[foreign-socket]" in text
+        text = fails(daemon, "backup", str(daemon.folder / "saved"))
+        assert "somebody has put a socket in its place" in text
+    assert not (daemon.folder / "saved").exists()
 
 
 NAMES = ["", "a\u0000b", "x" * 129, "bell\a"]

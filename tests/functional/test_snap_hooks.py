@@ -163,7 +163,39 @@ def test_an_unknown_policy_option_is_refused_with_those_that_there_are(snap: Sna
     assert "policy.small-system-percent" in text
 
 
-@pytest.mark.parametrize("group", ["policy", "internal"])
+@pytest.mark.parametrize(
+    ("group", "text"),
+    [
+        ({"access": {"uids": "root"}}, "Invalid access.uids: 'root' is not a list of numbers"),
+        ({"access": {"gids": -1}}, "Invalid access.gids: '-1' is not a list of numbers"),
+        ({"access": {"uid": 1}}, "Invalid access.uid: there is no such option; there are access."),
+        ({"policy": {"owners": "uid"}}, 'Invalid policy.owners: "uid" is not snap'),
+        ({"policy": {"owners": True}}, "Invalid policy.owners: true is not snap"),
+    ],
+)
+def test_bad_access_is_refused_and_names_what_there_is(
+    either: Snap, group: dict[str, Any], text: str
+):
+    assert either.refusal(**group).startswith(text)
+
+
+def test_access_holds_at_once_and_after_a_restart_and_goes_when_it_is_unset(either: Snap):
+    either.configure(access={"uids": 1000, "gids": "2001,2000"}, policy={"owners": "snap"})
+    if either.daemon.process is None:
+        either.daemon.start()
+    for _ in range(2):
+        options = either.daemon.ask("get_health")["options"]
+        assert options["access_uids"] == [1000]
+        assert options["access_gids"] == [2000, 2001]
+        assert options["owners"] == "snap"
+        either.daemon.restart()
+    either.set(service="active")
+    either.configure(access={}, policy={})
+    options = either.daemon.ask("get_health")["options"]
+    assert (options["access_uids"], options["access_gids"], options["owners"]) == ([], [], None)
+
+
+@pytest.mark.parametrize("group", ["policy", "internal", "access"])
 def test_a_group_that_is_no_group_is_refused_with_the_way_back(snap: Snap, group: str):
     changed: dict[str, Any] = {group: 5}
     text = snap.refusal(**changed)

@@ -134,6 +134,8 @@ def test_a_log_that_an_earlier_attempt_left_is_not_taken_for_this_ones(killed: P
     ("present", "said"),
     [
         (OLD, []),
+        (OLD.with_maker("a", "x"), ["the claims of 'a' are those of snap x now"]),
+        (OLD.with_maker("a", ""), []),
         (Ledger(), []),
         (holding_all(a=holding("2")), []),
         (holding_all(a=holding("2-4")), ["'a' holds CPUs 4 now"]),

@@ -252,6 +252,8 @@ class Machine:
                 raise snapd.CommandFailed("exit 78", self.check_says)
             case ("run", "epa-orchestrator", "topology"):
                 return "the map\n"
+            case ("run", "epa-orchestrator", "history", *rest):
+                return f"history {' '.join(rest)}\n"
             case ("run", "epa-orchestrator", "ovs"):
                 return "the threads\n"
             case _:

@@ -19,7 +19,7 @@ from tests.unit.charm.unit import Unit
 
 READS = (
     *("list-allocations", "list-hugepages", "show-topology", "show-ovs-affinity"),
-    "health-check",
+    *("health-check", "history"),
 )
 AS_IT_WAS = ops.MaintenanceStatus("as it was")
 
@@ -93,6 +93,24 @@ def test_list_hugepages_of_a_host_without(machine: Machine, unit: Unit):
 def test_list_hugepages_that_cannot_be_read_fails(machine: Machine, unit: Unit):
     machine.daemon.memory_error = "Permission denied"
     assert failure(unit, "list-hugepages") == "Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "asked"),
+    [
+        ({}, "--format table"),
+        ({"format": "json"}, "--format json"),
+        (
+            {"service_name": "-x", "since": " 2h "},
+            "--format table --service=-x --since=2h",
+        ),
+        ({"since": "2026-01-31T12:00"}, "--format table --since=2026-01-31T12:00"),
+    ],
+)
+def test_history_is_what_the_daemons_own_command_prints(
+    parameters: dict[str, Any], asked: str, unit: Unit
+):
+    assert unit.action("history", **parameters) == {"history": f"history --last 200 {asked}"}
 
 
 def test_show_topology_is_the_daemons_own_map(unit: Unit):
@@ -216,6 +234,7 @@ def test_todays_daemon_lists_and_releases(machine: Machine, unit: Unit):
     ("name", "parameters"),
     [
         ("show-topology", {}),
+        ("history", {}),
         ("show-ovs-affinity", {}),
         ("health-check", {}),
         ("allocate-cores", {"service_name": "a", "cores": 1, "pool": "general"}),
@@ -336,6 +355,12 @@ BAD: list[tuple[type[Any], dict[str, Any], str]] = [
     (models.ListAllocationsParams, {"service_name": ""}, "service-name: String should have"),
     (models.ListAllocationsParams, {"service_name": 5}, "service-name: Input should be a valid"),
     (models.ListAllocationsParams, {"format": "xml"}, "format: Input should be 'table' or 'json'"),
+    (models.HistoryParams, {"service_name": ""}, "service-name: String should have"),
+    (models.HistoryParams, {"since": "yesterday"}, "since: 'yesterday' is neither a time such"),
+    (models.HistoryParams, {"since": ""}, "since: String should have"),
+    (models.HistoryParams, {"since": 5}, "since: Input should be a valid string"),
+    (models.HistoryParams, {"format": "xml"}, "format: Input should be 'table' or 'json'"),
+    (models.HistoryParams, {"last": 5}, "last: Extra inputs"),
     (models.AllocateCoresParams, {"cores": 1}, "service-name: Field required"),
     (models.AllocateCoresParams, SERVICE, "give either cores or percent"),
     (models.AllocateCoresParams, SERVICE | {"cores": 1, "percent": 1}, "give either cores or"),

@@ -22,6 +22,7 @@ SNAP: dict[str, Any] = yaml.safe_load((ROOT / "snap/snapcraft.yaml").read_text()
 TYPES = {"string": str, "int": int, "boolean": bool}
 PARAMETERS = {
     "list-allocations": models.ListAllocationsParams,
+    "history": models.HistoryParams,
     "allocate-cores": models.AllocateCoresParams,
     "release": models.ReleaseParams,
 }
@@ -76,6 +77,7 @@ def test_actions_are_exactly_these():
     assert list(CHARM["actions"]) == [
         "list-allocations",
         "list-hugepages",
+        "history",
         "show-topology",
         "show-ovs-affinity",
         "allocate-cores",
