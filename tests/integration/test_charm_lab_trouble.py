@@ -70,6 +70,15 @@ def test_a_store_that_cannot_be_reached_leaves_the_snap_as_it_is(unit: Unit):
     assert unit.run("config-changed").status == HELD
 
 
+def test_an_install_from_a_store_that_cannot_be_reached_waits(fresh: Unit):
+    fresh.config["snap-channel"] = "2024.1/stable"
+    text = "waiting: the snap store cannot be reached (snap-channel '2024.1/stable')"
+    assert fresh.run("install").status == text
+    assert not fresh.is_installed()
+    fresh.config["snap-channel"] = ""
+    assert fresh.run("config-changed").status == IDLE
+
+
 def test_without_snapd_it_says_so_and_goes_on_afterwards(unit: Unit):
     machine = unit.machine
     unit.epa.allocate("nova", 2)
