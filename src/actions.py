@@ -15,7 +15,6 @@ import daemon
 import epa_snap
 import errors
 import models
-import reconciler
 import snapd
 import sources
 import status
@@ -187,7 +186,7 @@ def restart_daemon() -> Results:
         if epa_snap.installed() is None:
             raise errors.ActionFailed(f"the snap {epa_snap.NAME} is not installed")
         epa_snap.restart()
-        holdings = daemon.wait(reconciler.START_SECONDS)
+        holdings = daemon.wait(daemon.START_SECONDS)
     return {"result": "restarted", "allocation-state": status.allocation_state(holdings)}
 
 
@@ -208,7 +207,7 @@ def refresh_snap(channel: str, reconcile: Callable[[], status.Report]) -> Result
         if not current.local:
             sources.refresh(channel)
             current = epa_snap.installed() or current
-        after = daemon.wait(reconciler.START_SECONDS)
+        after = daemon.wait(daemon.START_SECONDS)
     return {
         "result": _what_happened(before, current),
         "revision": current.revision,

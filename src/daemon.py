@@ -23,6 +23,9 @@ OVS_AFFINITY = "ovs-affinity"
 HISTORY = "history"
 GENERAL = "general"
 
+# A crashed daemon is back after two seconds; a new one may take over an old state first.
+ANSWER_SECONDS = 10.0
+START_SECONDS = 30.0
 _STEP_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 

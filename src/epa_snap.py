@@ -31,7 +31,12 @@ _LONG = datetime.timedelta(days=365)
 _CHECK_SECONDS = 60.0
 # Juju carries an action's results in its database.
 _MOST_EVENTS = 200
-_PASSING = ("snap-change-conflict", "network-timeout", "dns-failure", "store-down")
+_STORE_AWAY = ("network-timeout", "dns-failure", "store-down")
+# snapd tells most of it in words only: those of Go's HTTP client, and its own.
+_STORE_AWAY_WORDS = re.compile(
+    r'\b(Get|Post|Head) "https?://|unable to contact snap store'
+    r"|persistent network error|unexpected HTTP status code 5\d\d"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +202,20 @@ def told(what: str) -> Generator[None]:
             ) from error
         raise errors.HealsItself("waiting for snapd to answer") from error
     except snap.APIError as error:
-        if error._kind in _PASSING:  # pyright: ignore[reportPrivateUsage]
-            logger.warning("%s: %s", what, error)
-            raise errors.HealsItself(f"{what} yet: {reason(error.message)}") from error
-        raise errors.NeedsOperator(f"{what}: {reason(error.message)}") from error
+        kind = error._kind  # pyright: ignore[reportPrivateUsage]
+        raise trouble(what, error.message, kind) from error
     except snap.Error as error:
         raise errors.NeedsOperator(f"{what}: {reason(error.message)}") from error
+
+
+def trouble(what: str, message: str, kind: str = "") -> errors.Trouble:
+    """Which of the two kinds snapd's message is; `kind` is snapd's own word for it, if any."""
+    logger.warning("%s: %s", what, message)
+    if kind in _STORE_AWAY or _STORE_AWAY_WORDS.search(message):
+        return errors.HealsItself(f"the snap store cannot be reached ({what})")
+    if kind == "snap-change-conflict":
+        return errors.HealsItself(f"{what} yet: {reason(message)}")
+    return errors.NeedsOperator(f"{what}: {reason(message)}")
 
 
 def _refused(error: Exception) -> bool:

@@ -29,10 +29,6 @@ import tenants
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
-# A crashed daemon is back after two seconds; a new one may take over an old state first.
-ANSWER_SECONDS = 10.0
-START_SECONDS = 30.0
-
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
@@ -96,15 +92,15 @@ def ensure_daemon(working: Callable[[str], None]) -> daemon.Holdings:
         working(f"connecting {', '.join(missing)}")
         if interfaces.connect_daemon(missing):
             epa_snap.restart()
-            return _answer_or_blocked(START_SECONDS)
+            return _answer_or_blocked(daemon.START_SECONDS)
     try:
-        return daemon.wait(ANSWER_SECONDS)
+        return daemon.wait(daemon.ANSWER_SECONDS)
     except errors.DaemonSilent as error:
         logger.error("%s", error)
     working("the daemon does not answer: restarting it")
     _raise_if_it_would_refuse()
     epa_snap.restart()
-    return _answer_or_blocked(START_SECONDS)
+    return _answer_or_blocked(daemon.START_SECONDS)
 
 
 def _answer_or_blocked(seconds: float) -> daemon.Holdings:
@@ -149,7 +145,7 @@ def _configure(wanted: Wanted, holdings: daemon.Holdings) -> status.Report:
     found = _Findings()
     with found.collecting():
         if options.apply(wanted.config.snap_options, holdings):
-            holdings = daemon.wait(ANSWER_SECONDS)
+            holdings = daemon.wait(daemon.ANSWER_SECONDS)
     with found.collecting():
         known = interfaces.plugs()
         found.blocked += interfaces.connect_clients(wanted.config.plugs, known)
@@ -178,7 +174,7 @@ def _claims_now() -> list[str] | None:
 def _tell_lost(before: list[str]) -> None:
     """Say in the log which claims another revision does not know; nothing else ever will."""
     try:
-        after = daemon.wait(START_SECONDS).sentences
+        after = daemon.wait(daemon.START_SECONDS).sentences
     except errors.DaemonSilent:
         return  # The next step deals with a silent daemon.
     lost = [claim for claim in before if claim not in after]

@@ -29,29 +29,49 @@ def leave(unit: str) -> None:
         try:
             tenants.unregister(epa_snap.NAME, unit)
             others = tenants.others(epa_snap.NAME, unit)
-            if others:
-                logger.warning("the snap stays: %s need it", ", ".join(others))
-            else:
+            if not others:
                 ovs_switch.apply(wanted=False)
-                if epa_snap.installed() is not None:
-                    _remove_unless_held()
+            if current := epa_snap.installed():
+                _remove_or_keep(current, others)
         except (errors.Trouble, OSError) as error:
             logger.error("could not clean up (%s); finish by hand: %s", error, FINISH)
 
 
-def _remove_unless_held() -> None:
-    try:
-        holdings = daemon.look()
-    except errors.DaemonSilent as error:
-        logger.warning(
-            "the snap stays: who holds CPUs cannot be told (%s); if nobody does: %s", error, FINISH
-        )
+def _remove_or_keep(current: epa_snap.Installed, others: list[str]) -> None:
+    reason = _why_it_stays(_answer(), others)
+    if reason is None:
+        logger.info("nobody holds anything: removing the snap")
+        epa_snap.remove()
         return
+    logger.warning("the snap stays: %s", reason)
+    if not current.held:
+        epa_snap.hold()
+
+
+def _why_it_stays(holdings: daemon.Holdings | None, others: list[str]) -> str | None:
+    """What speaks against a removal, and how to finish it by hand; None if nothing does."""
+    if others:
+        return f"{', '.join(others)} need it"
+    if holdings is None:
+        return f"who holds CPUs cannot be told, as the daemon is silent; if nobody does: {FINISH}"
     claims = holdings.sentences
     if holdings.pages_problem:
         claims.append(f"hugepages unknown ({holdings.pages_problem})")
-    if claims:
-        logger.warning("the snap stays: %s; once they are released: %s", "; ".join(claims), FINISH)
-        return
-    logger.info("nobody holds anything: removing the snap")
-    epa_snap.remove()
+    return f"{'; '.join(claims)}; once they are released: {FINISH}" if claims else None
+
+
+def _answer() -> daemon.Holdings | None:
+    """What the daemon lists, if need be after a restart; None if it stays silent.
+
+    Clients test for the socket alone, so a stopped daemon must not be left behind.
+    """
+    try:
+        return daemon.look()
+    except errors.DaemonSilent as error:
+        logger.warning("%s; restarting the daemon", error)
+    try:
+        epa_snap.restart()
+        return daemon.wait(daemon.START_SECONDS)
+    except (errors.Trouble, errors.DaemonSilent) as error:
+        logger.error("%s", error)
+        return None

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 SOCKET = "/run/snapd.socket"
 _COMMAND = "/usr/bin/snap"
 _READ_SECONDS = 60.0
+# The command breaks its sentences, and indents what follows by the length of "error: ".
+_CONTINUED = "\n" + " " * len("error: ")
 
 
 class CommandFailed(Exception):
@@ -88,6 +90,11 @@ def run(*arguments: str, seconds: float) -> str:
     except OSError as error:
         raise CommandFailed(f"cannot run {_COMMAND}: {error}") from error
     if done.returncode:
-        text = done.stderr.strip() or f"snap {arguments[0]} ended with {done.returncode}"
-        raise CommandFailed(text.removeprefix("error: "), done.stdout)
+        text = said(done.stderr) or f"snap {arguments[0]} ended with {done.returncode}"
+        raise CommandFailed(text, done.stdout)
     return done.stdout
+
+
+def said(stderr: str) -> str:
+    """What the command says went wrong, without the line breaks that it makes for terminals."""
+    return stderr.strip().removeprefix("error: ").replace(_CONTINUED, " ")

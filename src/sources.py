@@ -24,6 +24,8 @@ BLOBS = pathlib.Path("/var/lib/snapd/snaps")
 _RISKS = ("stable", "candidate", "beta", "edge")
 _SQUASHFS = b"hsqs"
 _INSTALL_SECONDS = 480.0
+# How /usr/bin/snap says that a channel, or a revision in it, does not exist.
+_NOT_AVAILABLE = ("is not available on", "no snap revision available")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +96,7 @@ def install(source: Source, current: epa_snap.Installed | None) -> None:
             with _channel_told(source.channel):
                 snap.install(epa_snap.NAME, source.channel)
         elif current.local:
-            # The store's revision replaces a local one only with --amend.
-            _run(
-                f"snap-channel '{source.channel}'",
-                *("refresh", "--amend", f"--channel={source.channel}", epa_snap.NAME),
-            )
+            _replace_local(source.channel)
         else:
             with _channel_told(source.channel):
                 snap.refresh(epa_snap.NAME, source.channel)
@@ -133,14 +131,26 @@ def _install_file(source: File) -> None:
     _run(f"cannot install {source}", "install", "--dangerous", str(source.path))
 
 
+def _replace_local(channel: str) -> None:
+    """The store's revision replaces a local one only with --amend, which charmlibs-snap lacks."""
+    try:
+        _run(
+            f"snap-channel '{channel}'",
+            *("refresh", "--amend", f"--channel={channel}", epa_snap.NAME),
+        )
+    except errors.NeedsOperator as error:
+        if any(words in str(error) for words in _NOT_AVAILABLE):
+            raise errors.NeedsOperator(f"snap-channel '{channel}' is not in the store") from error
+        raise
+
+
 def _run(what: str, *arguments: str) -> str:
     try:
         return snapd.run(*arguments, seconds=_INSTALL_SECONDS)
     except snapd.CommandFailed as error:
-        text = epa_snap.reason(str(error))
-        if "cannot communicate with server" in text:
+        if "cannot communicate with server" in str(error):
             raise errors.HealsItself("waiting for snapd to answer") from error
-        raise errors.NeedsOperator(f"{what}: {text}") from error
+        raise epa_snap.trouble(what, str(error)) from error
 
 
 @contextlib.contextmanager

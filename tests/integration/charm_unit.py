@@ -171,13 +171,16 @@ def _outcome(calls: list[list[str]]) -> Outcome:
     by_tool: dict[str, list[list[str]]] = {}
     for tool, *arguments in calls:
         by_tool.setdefault(tool, []).append(arguments)
-    sets = [[w for w in call if w != "--"][1:] for call in by_tool.get("status-set", [])]
-    versions = by_tool.get("application-version-set", [])
+    sets = [_words([call])[1:] for call in by_tool.get("status-set", [])]
     pairs = [word.split("=", 1) for call in by_tool.get("action-set", []) for word in call]
     return Outcome(
         statuses=[f"{kind}: {' '.join(text)}" for kind, *text in sets],
         results=dict(pairs),
-        failure=" ".join(word for call in by_tool.get("action-fail", []) for word in call),
+        failure=" ".join(_words(by_tool.get("action-fail", []))),
         log=[f"{call[1]} {call[-1]}" for call in by_tool.get("juju-log", [])],
-        version=" ".join(word for call in versions for word in call if word != "--"),
+        version=" ".join(_words(by_tool.get("application-version-set", []))),
     )
+
+
+def _words(calls: list[list[str]]) -> list[str]:
+    return [word for call in calls for word in call if word != "--"]

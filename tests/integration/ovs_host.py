@@ -75,7 +75,7 @@ class OvsHost:
         """By process, then by thread name: the masks, as the kernel has them."""
         return self.guest("masks")
 
-    def wait_for(self, seen: Callable[[], bool], seconds: float = 10) -> None:
+    def wait_for(self, seen: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not seen():
             assert time.monotonic() < deadline, (self.masks(), self.log())

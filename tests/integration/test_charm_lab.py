@@ -121,6 +121,21 @@ def test_actions_that_look_say_what_the_snap_says(unit: Unit):
     )
 
 
+def test_the_switch_of_open_vswitch_is_written_and_removed(unit: Unit):
+    machine, switch = unit.machine, "/etc/openvswitch/enable_dynamic_cpu_affinity"
+    unit.config["ovs-dynamic-cpu-affinity"] = True
+    assert unit.run("config-changed").status == IDLE
+    assert machine.read(switch)
+    assert unit.act("show-ovs-affinity")["affinity"].startswith(f"switch {switch}: on")
+    unit.config["ovs-dynamic-cpu-affinity"] = False
+    assert unit.run("config-changed").status == IDLE
+    assert machine.run(["test", "-e", switch], check=False).returncode == 1
+    machine.run(["mkdir", "-p", "/etc/openvswitch"])
+    machine.write(switch, "somebody else's")
+    assert unit.run("config-changed").status == IDLE
+    assert machine.read(switch) == b"somebody else's"
+
+
 def test_refresh_and_restart_keep_every_claim(unit: Unit):
     unit.epa.allocate("nova", 2)
     before, pid = unit.changes(), unit.epa.pid()

@@ -62,13 +62,21 @@ def test_a_resource_that_is_not_this_snap_is_not_installed(unit: Unit):
 def test_a_store_that_cannot_be_reached_leaves_the_snap_as_it_is(unit: Unit):
     unit.epa.allocate("nova", 2)
     unit.config["snap-channel"] = "2024.1/stable"
-    said = unit.run("config-changed").status
-    assert said.split(": ")[0] in ("blocked", "waiting")
-    assert "snap-channel '2024.1/stable'" in said
+    text = "waiting: the snap store cannot be reached (snap-channel '2024.1/stable')"
+    assert unit.run("config-changed").status == text
     assert (unit.revision(), unit.notes()) == ("x1", "held")
     assert unit.epa.owners() == {"nova": "2-3"}
     unit.config["snap-channel"] = ""
     assert unit.run("config-changed").status == HELD
+
+
+def test_an_install_from_a_store_that_cannot_be_reached_waits(fresh: Unit):
+    fresh.config["snap-channel"] = "2024.1/stable"
+    text = "waiting: the snap store cannot be reached (snap-channel '2024.1/stable')"
+    assert fresh.run("install").status == text
+    assert not fresh.is_installed()
+    fresh.config["snap-channel"] = ""
+    assert fresh.run("config-changed").status == IDLE
 
 
 def test_without_snapd_it_says_so_and_goes_on_afterwards(unit: Unit):
@@ -119,10 +127,11 @@ def test_the_last_unit_takes_the_snap_along_when_nobody_holds_anything(unit: Uni
     assert unit.machine.run(f"test -e {SOCKET}", check=False).returncode == 1
 
 
-@pytest.mark.parametrize("reason", ["cpus", "hugepages", "tenant", "silence"])
+@pytest.mark.parametrize("reason", ["cpus", "hugepages", "tenant", "stopped"])
 def test_removal_leaves_the_snap_to_those_who_need_it(unit: Unit, reason: str):
     other = "LCK..epa-orchestrator--revx1__ceph-epa_0"
-    word = {"cpus": "nova holds isolated CPUs 2-3", "hugepages": "dpdk holds 1 hugepages"}
+    cpus = "nova holds isolated CPUs 2-3"
+    words = {"cpus": cpus, "stopped": cpus, "hugepages": "dpdk holds 1 hugepages"}
     if reason == "cpus":
         unit.epa.allocate("nova", 2)
     elif reason == "hugepages":
@@ -131,14 +140,14 @@ def test_removal_leaves_the_snap_to_those_who_need_it(unit: Unit, reason: str):
     elif reason == "tenant":
         unit.machine.write(f"/opt/singleton_snaps/{other}", "")
     else:
-        unit.machine.run("snap stop epa-orchestrator", timeout=120)
+        unit.epa.allocate("nova", 2)
+        unit.machine.run("snap stop --disable epa-orchestrator", timeout=120)
     unit.run("stop")
     (said,) = [line for line in unit.run("remove").log if "the snap stays" in line]
-    assert word.get(reason, "ceph-epa_0" if reason == "tenant" else "cannot be told") in said
+    assert words.get(reason, "ceph-epa_0") in said
     assert unit.references() == ([other] if reason == "tenant" else [])
     assert unit.notes() == "held"
-    if reason != "silence":
-        unit.epa.ask("list_allocations")
+    unit.epa.ask("list_allocations")
 
 
 @pytest.fixture

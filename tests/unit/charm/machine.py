@@ -244,7 +244,7 @@ class Machine:
             case ("refresh", "--amend", channel, "epa-orchestrator"):
                 self._change(f"refresh --amend {channel}")
                 if channel.partition("=")[2] not in self.store:
-                    raise snapd.CommandFailed("no snap revision available as specified")
+                    raise snapd.CommandFailed(snapd.said(_NOT_THERE))
                 self._from_store(channel.partition("=")[2])
                 return ""
             case ("run", "epa-orchestrator.daemon", "--check", "--format", "json"):
@@ -274,6 +274,15 @@ class Machine:
         if self.daemon_dead or NAME not in self.snaps or not self.snap.active:
             raise epa_client.NotRunning("no daemon listens on epa.sock")
         return self.daemon.answer(action, fields)
+
+
+# What /usr/bin/snap prints, its lines broken as it breaks them.
+_NOT_THERE = """\
+error: snap "epa-orchestrator" is not available on 2030.1/stable but is available
+       to install on the following channels:
+
+       latest/edge  snap install --edge epa-orchestrator
+"""
 
 
 def _unknown(name: str) -> Any:

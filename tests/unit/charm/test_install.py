@@ -9,6 +9,7 @@ import ops
 import pytest
 from charmlibs import snap as snaplib
 
+import snapd
 from tests.unit.charm import unit as units
 from tests.unit.charm.fake_daemon import Held
 from tests.unit.charm.machine import (
@@ -212,12 +213,45 @@ def test_a_channel_that_is_not_there_blocks_and_keeps_what_is(
         machine.add_installed()
     unit.config["snap-channel"] = "2030.1/stable"
     status = unit.hook("config_changed")
-    tail = " is not in the store"
-    if installed == "local":
-        tail = ": no snap revision available as specified"
-    assert status == ops.BlockedStatus(f"snap-channel '2030.1/stable'{tail}")
+    assert status == ops.BlockedStatus("snap-channel '2030.1/stable' is not in the store")
     assert len(machine.done()) == 1
     assert (NAME in machine.snaps) == (installed != "nothing")
+
+
+AWAY = """\
+error: cannot refresh "epa-orchestrator": Post
+       "https://api.snapcraft.io/v2/snaps/refresh": dial tcp: lookup
+       api.snapcraft.io: Temporary failure in name resolution
+"""
+CANNOT = 'Post "https://api.snapcraft.io/v2/snaps/refresh": connect: network is unreachable'
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        snapd.CommandFailed(snapd.said(AWAY)),
+        snapd.CommandFailed(snapd.said("error: unable to contact snap store")),
+        api_error("lookup failed", "dns-failure"),
+        api_error("took too long", "network-timeout"),
+        api_error(f'cannot install "epa-orchestrator": {CANNOT}', ""),
+        api_error("persistent network error: " + CANNOT, ""),
+        api_error('got unexpected HTTP status code 503 via POST to "https://a"', ""),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_waited_for(
+    error: Exception, machine: Machine, unit: Unit
+):
+    if isinstance(error, snapd.CommandFailed):
+        machine.add_installed()
+        machine.failures["refresh --amend"] = error
+    else:
+        machine.failures["install"] = error
+    unit.config["snap-channel"] = "latest/edge"
+    text = "the snap store cannot be reached (snap-channel 'latest/edge')"
+    assert unit.hook("config_changed") == ops.WaitingStatus(text)
+    machine.failures.clear()
+    machine.store["latest/edge"] = Snap("9", plugs=dict(OLD_PLUGS))
+    assert unit.hook("update_status") == IDLE
 
 
 @pytest.mark.parametrize(

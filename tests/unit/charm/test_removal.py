@@ -68,9 +68,32 @@ def test_hugepages_that_cannot_be_read_count_as_held(machine: Machine, unit: Uni
 
 def test_a_daemon_that_does_not_answer_counts_as_claims(machine: Machine, unit: Unit):
     machine.daemon_dead = True
+    machine.cured_by_restart = False
     unit.hook("remove")
-    assert machine.done() == []
+    assert machine.done() == ["restart epa-orchestrator.daemon"]
     assert any("if nobody does: snap remove epa-orchestrator" in log for log in unit.logs)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_daemon_that_is_stopped_is_started_before_it_is_asked(
+    held: bool, machine: Machine, unit: Unit
+):
+    machine.snap.active = False
+    if held:
+        machine.daemon.held["nova"] = Held(frozenset({2}))
+    unit.hook("remove")
+    started = "start epa-orchestrator.daemon"
+    assert machine.done() == ([started] if held else [started, "remove epa-orchestrator"])
+    if held:
+        assert machine.snap.active
+
+
+def test_a_daemon_that_others_need_is_left_running_and_held(machine: Machine, unit: Unit):
+    machine.snap.active = False
+    machine.snap.hold = None
+    (machine.tenants / "LCK..epa-orchestrator--rev8__ceph-osd_3").touch()
+    unit.hook("remove")
+    assert machine.done() == ["start epa-orchestrator.daemon", "hold epa-orchestrator"]
 
 
 def test_another_charm_that_needs_the_snap_keeps_it(machine: Machine, unit: Unit):
