@@ -42,6 +42,7 @@ class Operator:
     def starts_in_vain(self) -> str:
         """The line with which the daemon refuses, exit 78."""
         self.tries("snap start epa-orchestrator.daemon")
+        self.types(f"while systemctl is-active -q {SERVICE}; do sleep 0.2; done")
         code = self.types(f"systemctl show -P ExecMainStatus {SERVICE}")
         assert code.strip() == "78", self.epa.log()
         return self.types("snap logs epa-orchestrator.daemon").splitlines()[-1]
