@@ -27,7 +27,7 @@ from epa_daemon import (
     reports,
 )
 from epa_daemon.committer import Committer
-from epa_daemon.errors import CannotStart, Refusal
+from epa_daemon.errors import CannotStart, Refusal, StoreInDoubt
 from epa_daemon.history import Event
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
@@ -262,6 +262,12 @@ class Engine:
             for event in batch.events:
                 logger.info("%s", event)
             return
+        if isinstance(failure, StoreInDoubt):
+            # Neither a success nor an error may be said; the next start reads what is true.
+            logger.critical(
+                "%d requests stay without an answer: %s; check its disk", len(batch.answers), failure
+            )
+            raise failure
         self._store_error = str(failure)
         logger.error(
             "nothing granted to %d requests: the store in %s failed: %s; check its disk",

@@ -1,7 +1,7 @@
 # Copyright 2026 the EPA Orchestrator authors
 # See LICENSE file for licensing details.
 
-"""The three kinds of failure: a client is refused, the daemon cannot start, the store failed."""
+"""The kinds of failure: a client is refused, the daemon cannot start, the store failed."""
 
 from typing import Literal
 
@@ -66,3 +66,7 @@ class CannotStart(EpaError):
 
 class StoreFailed(EpaError):
     """The store could not make a change durable; ledger and disk are as they were before."""
+
+
+class StoreInDoubt(EpaError):
+    """Whether a change is durable can only be read from the disk: nothing may be answered."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import history, ledger, state_folder
-from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon import history, ledger, state_folder, write_log
+from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt
 from epa_daemon.history import Event
 from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
 from epa_daemon.mask_store import MaskStore
@@ -91,7 +91,8 @@ class Store:
         """Make the difference between two ledgers durable, with its events, or change nothing.
 
         Raises:
-            StoreFailed: nothing of it is in the store.
+            StoreFailed: nothing of it is in the store, nor will it be after another start.
+            StoreInDoubt: it may be; whoever says anything about it may be wrong.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -109,7 +110,17 @@ class Store:
             # itself on some errors, and then there is nothing left to roll back.
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
+            if write_log.may_hold(error):
+                self._take_back(error)
             raise StoreFailed(str(error)) from error
+
+    def _take_back(self, failure: Exception) -> None:
+        try:
+            write_log.empty(self._connection, self._path)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreInDoubt(
+                f"a commit failed ({failure}) and cannot be taken back ({error})"
+            ) from error
 
     def _write_holdings(self, before: Ledger, after: Ledger) -> None:
         execute = self._connection.execute
@@ -180,14 +191,17 @@ def open_folder(folder: Path) -> Store:
     """Open the store of a state folder, made if it is missing, and lock it for this process.
 
     Raises:
-        CannotStart: another daemon has it, it is of a newer daemon, or it cannot be read.
+        CannotStart: another daemon has it, it is of a newer daemon, or it cannot be read or made
+            durable.
     """
     lock = state_folder.lock(folder)
     try:
         path = folder / state_folder.DATABASE
         if not os.path.lexists(path):
             state_folder.create(path)
-        return Store(state_folder.connect(path, shown=path), path, lock)
+        connection = state_folder.connect(path, shown=path)
+        write_log.make_durable(connection, path)
+        return Store(connection, path, lock)
     except BaseException:
         os.close(lock)
         raise
