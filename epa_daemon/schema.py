@@ -36,6 +36,12 @@ STEPS = (
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE changed_masks_since (boot TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE seal (
+        id INTEGER PRIMARY KEY CHECK (id = 1), generation INTEGER NOT NULL, sum TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO seal VALUES (1, 0, 'not sealed yet');
+    """,
 )
 VERSION = len(STEPS)
 

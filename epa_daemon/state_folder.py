@@ -15,6 +15,7 @@ from epa_daemon.errors import CannotStart
 
 DATABASE = "ledger.db"
 _LOCK = "lock"
+_ACKNOWLEDGED = "acknowledged"
 # --check holds the lock for some milliseconds; a daemon that starts meanwhile waits for it.
 _LOCK_SECONDS = 2.0
 
@@ -38,6 +39,43 @@ def lock(folder: Path) -> int:
     os.ftruncate(held, 0)
     os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
     return held
+
+
+class Acknowledged:
+    """The last generation of the store that a client was told of, in a file of its own.
+
+    It is written without a sync, so a power cut may leave an older one; never a newer one, as the
+    store's own sync comes first. A store that is older than it has lost something.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / _ACKNOWLEDGED
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def check(self, generation: int) -> None:
+        """Refuse a store that is older than what was acknowledged.
+
+        Raises:
+            ValueError: it is; or the file is damaged.
+        """
+        content = os.pread(self._file, 64, 0).strip(b"\0\n ")
+        if content and int(content) > generation:
+            raise ValueError(
+                "it is older than what was acknowledged: its log is missing or damaged (if it is "
+                f"an older copy that is to hold from now on, remove {self._path})"
+            )
+
+    def write(self, generation: int) -> None:
+        """Keep a generation whose commit is durable.
+
+        Raises:
+            OSError: an older one may be kept.
+        """
+        os.pwrite(self._file, b"%020d\n" % generation, 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
 
 
 def in_use(folder: Path) -> bool:

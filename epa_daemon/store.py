@@ -9,21 +9,27 @@ refuses a second one, and SQLite's exclusive locking mode does without shared me
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import history, ledger, state_folder, write_log
+from epa_daemon import history, ledger, seal, state_folder, write_log
 from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt
 from epa_daemon.history import Event
 from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
 from epa_daemon.mask_store import MaskStore
+from epa_daemon.state_folder import Acknowledged
+
+logger = logging.getLogger(__name__)
 
 _KEPT_EVENTS = 10_000
 # Events go at once by so many; every commit would touch more pages for it.
 _TRIM_EVERY = 256
+# What the schema puts there: a store that is new, or was one of an older version.
+_NOT_SEALED = "not sealed yet"
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,21 @@ class Store:
         masks: what Open vSwitch's threads had before they were moved.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, lock: int | None):
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        lock: int | None = None,
+        acknowledged: Acknowledged | None = None,
+    ):
         self._connection = connection
         self._path = path
         self._lock = lock
+        self._acknowledged = acknowledged
+        self._files = _identities(path) if acknowledged else {}
+        (self._generation, self._sum) = connection.execute(
+            "SELECT generation, sum FROM seal"
+        ).fetchone()
         self.masks = MaskStore(connection)
         # Unknown how many an earlier process left: trim with the first events.
         self._untrimmed = _TRIM_EVERY
@@ -53,16 +70,38 @@ class Store:
         """The ledger as it was last made durable.
 
         Raises:
-            CannotStart: it cannot be read, or does not keep the ledger's invariants.
+            CannotStart: it cannot be read, does not keep the ledger's invariants, or is not what
+                was committed.
         """
         try:
             loaded = self._read()
+            self._check_seal(loaded)
         except (sqlite3.Error, ValueError, KeyError) as error:
             raise CannotStart(f"the store {self._path} cannot be read: {error}") from error
         wrong = ledger.broken_invariants(loaded)
         if wrong:
             raise CannotStart(f"the store {self._path} is damaged: {wrong[0]}; restore a backup")
         return loaded
+
+    def check_acknowledged(self) -> None:
+        """Check that nothing is missing that a client was told of.
+
+        Raises:
+            CannotStart: something is.
+        """
+        try:
+            if self._acknowledged:
+                self._acknowledged.check(self._generation)
+        except ValueError as error:
+            raise CannotStart(f"the store {self._path} cannot be used: {error}") from error
+
+    def _check_seal(self, loaded: Ledger) -> None:
+        expected = seal.text(seal.of(loaded))
+        if self._sum == _NOT_SEALED:
+            self._connection.execute("UPDATE seal SET sum = ?", (expected,))
+            self._sum = expected
+        if self._sum != expected:
+            raise ValueError("it does not hold what was committed; restore a backup")
 
     def _read(self) -> Ledger:
         claims: dict[str, dict[int, Claim]] = {}
@@ -94,11 +133,16 @@ class Store:
             StoreFailed: nothing of it is in the store, nor will it be after another start.
             StoreInDoubt: it may be; whoever says anything about it may be wrong.
         """
+        self._check_files(StoreFailed)
+        generation, total = self._generation + 1, self._sum_after(before, after)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._write_holdings(before, after)
             self._write_pages(before, after)
             self._write_events(events)
+            self._connection.execute(
+                "UPDATE seal SET generation = ?, sum = ?", (generation, total)
+            )
             if imported:
                 self._connection.execute(
                     "INSERT INTO imports VALUES (?, ?, ?)",
@@ -113,6 +157,27 @@ class Store:
             if write_log.may_hold(error):
                 self._take_back(error)
             raise StoreFailed(str(error)) from error
+        self._check_files(StoreInDoubt)
+        self._generation, self._sum = generation, total
+        self._acknowledge()
+
+    def _sum_after(self, before: Ledger, after: Ledger) -> str:
+        if self._sum == _NOT_SEALED:
+            return seal.text(seal.of(after))
+        return seal.text(seal.moved(int(self._sum, 16), before, after))
+
+    def _check_files(self, trouble: type[StoreFailed] | type[StoreInDoubt]) -> None:
+        """SQLite goes on writing to files that nobody can find again."""
+        if self._files and _identities(self._path) != self._files:
+            raise trouble(f"{self._path} or its log was removed or replaced; restart the daemon")
+
+    def _acknowledge(self) -> None:
+        if self._acknowledged:
+            try:
+                self._acknowledged.write(self._generation)
+            except OSError as error:
+                # Only the notice of a store that loses something later depends on it.
+                logger.warning("cannot note the last commit beside %s: %s", self._path, error)
 
     def _take_back(self, failure: Exception) -> None:
         try:
@@ -183,6 +248,8 @@ class Store:
     def close(self) -> None:
         """Release the folder; what was committed stays."""
         self._connection.close()
+        if self._acknowledged:
+            self._acknowledged.close()
         if self._lock is not None:
             os.close(self._lock)
 
@@ -201,10 +268,29 @@ def open_folder(folder: Path) -> Store:
             state_folder.create(path)
         connection = state_folder.connect(path, shown=path)
         write_log.make_durable(connection, path)
-        return Store(connection, path, lock)
+        opened = Store(connection, path, lock, _acknowledged(folder))
+        opened.check_acknowledged()
+        return opened
     except BaseException:
         os.close(lock)
         raise
+
+
+def _acknowledged(folder: Path) -> Acknowledged:
+    try:
+        return Acknowledged(folder)
+    except OSError as error:
+        raise CannotStart(f"cannot use the state folder {folder}: {error.strerror}") from error
+
+
+def _identities(path: Path) -> dict[str, tuple[int, int]]:
+    """Device and inode of the database and its log, as far as they are there."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in (path.name, f"{path.name}-wal"):
+        with contextlib.suppress(OSError):
+            status = path.with_name(name).stat()
+            found[name] = status.st_dev, status.st_ino
+    return found
 
 
 def open_copy(folder: Path, scratch: Path) -> Store | None:
@@ -215,4 +301,4 @@ def open_copy(folder: Path, scratch: Path) -> Store | None:
     """
     copy = state_folder.copy(folder, scratch)
     original = folder / state_folder.DATABASE
-    return Store(state_folder.connect(copy, original), original, None) if copy else None
+    return Store(state_folder.connect(copy, original), original) if copy else None
