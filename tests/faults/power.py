@@ -24,7 +24,7 @@ from tests.faults import stories
 from tests.faults.stories import Held
 from tests.faults.witness import Witness
 from tests.faults.write_record import Record
-from tests.integration.lab import host, qmp
+from tests.integration.lab import host, python312, qmp
 from tests.integration.lab.lab import Lab
 from tests.integration.lab.machine import Machine
 
@@ -32,7 +32,10 @@ PROJECT = Path(__file__).parents[2]
 _PORT = "lab.told"
 _SERVED = "/srv/epa"
 _SOCKET = "/run/epa/epa.sock"
-_PATH = f"cd {_SERVED} && PYTHONPATH={_SERVED}:{_SERVED}/site"
+_PATH = (
+    f"cd {_SERVED} && PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={_SERVED}:{_SERVED}/site "
+    f"LD_LIBRARY_PATH={_SERVED}/libraries"
+)
 _DISK_MIB = 24
 
 
@@ -75,6 +78,14 @@ def _install_requirements(site: Path) -> None:
     python = host.python312()
     command = [uv, "pip", "install", "--quiet", "--python", str(python), "--target", site, "-r", "-"]
     subprocess.run(command, input=listed.stdout, cwd=PROJECT, check=True, timeout=300)
+    libraries = site.with_name("libraries")
+    libraries.mkdir()
+    # The machine has what its Python needs; a compiled wheel names these too.
+    for library in (lib for so in site.rglob("*.so") for lib in python312.needed_libraries(so)):
+        if library.name.startswith(("librt.", "libpthread.", "libdl.")):
+            shutil.copy(library, libraries)
+    compiled = [str(python), "-m", "compileall", "-q", site.parent]
+    subprocess.run(compiled, check=True, timeout=120)
 
 
 def _daemon(state: str) -> list[str]:
