@@ -265,7 +265,9 @@ class Engine:
         if isinstance(failure, StoreInDoubt):
             # Neither a success nor an error may be said; the next start reads what is true.
             logger.critical(
-                "%d requests stay without an answer: %s; check its disk", len(batch.answers), failure
+                "%d requests stay without an answer: %s; check its disk",
+                len(batch.answers),
+                failure,
             )
             raise failure
         self._store_error = str(failure)

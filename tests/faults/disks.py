@@ -33,7 +33,9 @@ class Disk:
 
     orders: Path
 
-    def fail(self, kind: str, error: int = errno.EIO, skip: int = 0, times: int = _FOR_EVER) -> None:
+    def fail(
+        self, kind: str, error: int = errno.EIO, skip: int = 0, times: int = _FOR_EVER
+    ) -> None:
         """Let calls of a kind (write, sync, cut, any) fail, after `skip` that work."""
         self.counter.unlink(missing_ok=True)
         new = self.orders.with_suffix(".new")

@@ -76,7 +76,18 @@ def _install_requirements(site: Path) -> None:
         [*exported, "--no-annotate"], cwd=PROJECT, capture_output=True, check=True
     )
     python = host.python312()
-    command = [uv, "pip", "install", "--quiet", "--python", str(python), "--target", site, "-r", "-"]
+    command = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(python),
+        "--target",
+        site,
+        "-r",
+        "-",
+    ]
     subprocess.run(command, input=listed.stdout, cwd=PROJECT, check=True, timeout=300)
     libraries = site.with_name("libraries")
     libraries.mkdir()
@@ -139,7 +150,9 @@ def _load(machine: Machine, seed: int) -> None:
     machine.run("mkdir -p /disk && mount -t ext4 /dev/vda /disk")
     daemon = " ".join(_daemon("/disk/state"))
     machine.run(f"{_PATH} {daemon} >/run/log 2>&1 </dev/null &")
-    wait = f"for _ in $(seq 300); do [ -S {_SOCKET} ] && exit; sleep 0.1; done; cat /run/log; exit 1"
+    wait = (
+        f"for _ in $(seq 300); do [ -S {_SOCKET} ] && exit; sleep 0.1; done; cat /run/log; exit 1"
+    )
     machine.run(wait)
     find = f"grep -l '^{_PORT}$' /sys/class/virtio-ports/*/name | cut -d/ -f5"
     port = machine.run(find).stdout.strip()
