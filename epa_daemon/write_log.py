@@ -24,7 +24,7 @@ def may_hold(failure: Exception) -> bool:
     if not isinstance(failure, sqlite3.Error):
         return False
     code = getattr(failure, "sqlite_errorcode", None)
-    return code is None or code & 0xFF in (sqlite3.SQLITE_IOERR, 0) and code not in _TORN
+    return code is None or (code & 0xFF in (sqlite3.SQLITE_IOERR, 0) and code not in _TORN)
 
 
 def empty(connection: sqlite3.Connection, path: Path) -> None:
