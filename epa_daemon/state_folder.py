@@ -78,6 +78,16 @@ class Acknowledged:
         os.close(self._file)
 
 
+def identities(path: Path) -> dict[str, tuple[int, int]]:
+    """Device and inode of the database and its log, as far as they are there."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in (path.name, f"{path.name}-wal"):
+        with contextlib.suppress(OSError):
+            status = path.with_name(name).stat()
+            found[name] = status.st_dev, status.st_ino
+    return found
+
+
 def in_use(folder: Path) -> bool:
     """Whether a daemon has a folder, perhaps one that is starting and does not listen yet."""
     try:

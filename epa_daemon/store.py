@@ -58,10 +58,8 @@ class Store:
         self._path = path
         self._lock = lock
         self._acknowledged = acknowledged
-        self._files = _identities(path) if acknowledged else {}
-        (self._generation, self._sum) = connection.execute(
-            "SELECT generation, sum FROM seal"
-        ).fetchone()
+        self._files = state_folder.identities(path) if acknowledged else {}
+        self._generation, self._sum = _seal(connection, path)
         self.masks = MaskStore(connection)
         # Unknown how many an earlier process left: trim with the first events.
         self._untrimmed = _TRIM_EVERY
@@ -168,7 +166,7 @@ class Store:
 
     def _check_files(self, trouble: type[StoreFailed] | type[StoreInDoubt]) -> None:
         """SQLite goes on writing to files that nobody can find again."""
-        if self._files and _identities(self._path) != self._files:
+        if self._files and state_folder.identities(self._path) != self._files:
             raise trouble(f"{self._path} or its log was removed or replaced; restart the daemon")
 
     def _acknowledge(self) -> None:
@@ -276,21 +274,21 @@ def open_folder(folder: Path) -> Store:
         raise
 
 
+def _seal(connection: sqlite3.Connection, path: Path) -> tuple[int, str]:
+    try:
+        row = connection.execute("SELECT generation, sum FROM seal").fetchone()
+    except sqlite3.Error as error:
+        raise CannotStart(f"the store {path} is damaged: {error}; restore a backup") from error
+    if row is None:
+        raise CannotStart(f"the store {path} is damaged: it has no seal; restore a backup")
+    return row[0], row[1]
+
+
 def _acknowledged(folder: Path) -> Acknowledged:
     try:
         return Acknowledged(folder)
     except OSError as error:
         raise CannotStart(f"cannot use the state folder {folder}: {error.strerror}") from error
-
-
-def _identities(path: Path) -> dict[str, tuple[int, int]]:
-    """Device and inode of the database and its log, as far as they are there."""
-    found: dict[str, tuple[int, int]] = {}
-    for name in (path.name, f"{path.name}-wal"):
-        with contextlib.suppress(OSError):
-            status = path.with_name(name).stat()
-            found[name] = status.st_dev, status.st_ino
-    return found
 
 
 def open_copy(folder: Path, scratch: Path) -> Store | None:

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ MEMORY_KB = 150_000
 
 
 @contextlib.contextmanager
-def under(attack: str, daemon: Daemon) -> Iterator["subprocess.Popen[str]"]:
+def under(attack: str, daemon: Daemon) -> Generator["subprocess.Popen[str]"]:
     command = [sys.executable, "-m", "tests.faults.attacks", attack, str(daemon.socket_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as process:
         assert process.stdout is not None

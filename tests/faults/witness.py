@@ -29,13 +29,13 @@ class Witness:
 
     def ask(self, daemon: Daemon, action: str, **fields: object) -> Fields:
         """A request of the test itself; a reply that does not come leaves the step open."""
-        request = {"version": "1.0", "action": action, **fields}
+        request: Fields = {"version": "1.0", "action": action, **fields}
         if action != "allocate_hugepages":
             request.setdefault("pool", "isolated")
         service = str(fields["service_name"])
         self.note({"service": service, "request": request})
         try:
-            reply = daemon.ask(**request)
+            reply = daemon.ask(action, **{k: v for k, v in request.items() if k != "action"})
         except ValueError:
             return {}
         self.note({"service": service, "reply": reply})
