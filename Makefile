@@ -4,13 +4,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-lab pack bench lab-shell lint format static clean
+.PHONY: demo test test-lab trust pack bench lab-shell lint format static clean
 
 demo: .venv/.installed ## Run the daemon on a recorded host and play what its clients send
 	$(BIN)/python -m demo
 
 test: .venv/.installed ## Pass the tests
 	$(BIN)/python -m pytest
+
+trust: .venv/.installed ## Try to break every promise (over an hour; --quick: some minutes; root for all)
+	UV_PROJECT_ENVIRONMENT=.venv $(BIN)/uv sync --quiet --frozen --inexact --group fuzz
+	$(BIN)/python -m tests.faults $(TRUST_OPTIONS)
 
 pack: ## Pack the snap, and the charm with it, into dist
 	ci/pack-charm . dist

@@ -45,7 +45,12 @@ class Keeper(Protocol):
 
 
 class Connection:
-    """One client. Its state is what it waits for: bytes, a decision, or room to write."""
+    """One client. Its state is what it waits for: bytes, a decision, or room to write.
+
+    Attributes:
+        waiting: whether it waits for a decision.
+        since: when it began to wait for the client: for a whole request, or to take the reply.
+    """
 
     def __init__(self, server: Keeper, accepted: socket.socket):
         accepted.setblocking(False)
@@ -60,7 +65,8 @@ class Connection:
         self._open = True
         self._watching_input = False
         self._watching_output = False
-        self.deadline = server.loop.time() + SILENCE_SECONDS
+        self.since = server.loop.time()
+        self.deadline = self.since + SILENCE_SECONDS
 
     @property
     def idle(self) -> bool:
@@ -149,7 +155,8 @@ class Connection:
         self.waiting = False
         if self._open:
             self._output = reply.encode() + (b"\n" if self._persistent else b"")
-            self.deadline = self._server.loop.time() + REPLY_SECONDS
+            self.since = self._server.loop.time()
+            self.deadline = self.since + REPLY_SECONDS
             self._write()
 
     def _write(self) -> None:
@@ -178,7 +185,8 @@ class Connection:
 
     def _after_reply(self) -> None:
         seconds = REQUEST_SECONDS if self._framer.pending else SILENCE_SECONDS
-        self.deadline = self._server.loop.time() + seconds
+        self.since = self._server.loop.time()
+        self.deadline = self.since + seconds
         # Not called directly: a client that sends many requests at once gets one turn of the
         # loop for each, as everybody else does.
         self._server.loop.call_soon(self._resume)

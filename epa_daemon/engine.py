@@ -30,7 +30,7 @@ from epa_daemon import (
 from epa_daemon.access import Access
 from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
-from epa_daemon.errors import Refusal
+from epa_daemon.errors import Refusal, StoreInDoubt
 from epa_daemon.history import Cause, Event
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
@@ -271,13 +271,14 @@ class Engine:
             for event in batch.events:
                 logger.info("%s", event)
             return
+        if isinstance(failure, StoreInDoubt):
+            # Neither a success nor an error may be said; the next start reads what is true.
+            text = "%d requests stay without an answer: %s; check its disk"
+            logger.critical(text, len(batch.answers), failure)
+            raise failure
         self._store_error = str(failure)
-        logger.error(
-            "nothing granted to %d requests: the store in %s failed: %s; check its disk",
-            len(batch.answers),
-            self._state,
-            failure,
-        )
+        text = "nothing granted to %d requests: the store in %s failed: %s; check its disk"
+        logger.error(text, len(batch.answers), self._state, failure)
         # Also refusals in this batch: they may rest on a grant that did not come to be.
         batch.answers = [(w, _store_failure(w, failure)) for w, _ in batch.answers]
         self._finish(batch)

@@ -70,3 +70,7 @@ class NotDone(EpaError):
 
 class StoreFailed(EpaError):
     """The store could not make a change durable; ledger and disk are as they were before."""
+
+
+class StoreInDoubt(EpaError):
+    """Whether a change is durable can only be read from the disk: nothing may be answered."""

@@ -7,7 +7,7 @@ import datetime
 import re
 from dataclasses import dataclass
 
-from epa_daemon import cpulist, ledger
+from epa_daemon import cpulist, ledger_changes
 from epa_daemon.ledger import Holding, Ledger
 from epa_daemon.peers import Peer
 
@@ -148,7 +148,7 @@ def events(cause: Cause, before: Ledger, after: Ledger) -> list[Event]:
     """An event for every service that differs between two ledgers."""
     at = timestamp()
     found: list[Event] = []
-    for service in ledger.changed_services(before, after):
+    for service in ledger_changes.services(before, after):
         old, new = before.holdings.get(service), after.holdings.get(service)
         if old == new:
             continue
@@ -156,7 +156,7 @@ def events(cause: Cause, before: Ledger, after: Ledger) -> list[Event]:
         assert holding is not None
         ranges = (_described(old), _described(new))
         found.append(Event(at, cause, service, f"{_CPUS}{holding.pool}", *ranges))
-    for key, service in ledger.changed_pages(before, after):
+    for key, service in ledger_changes.pages(before, after):
         counts = (before.pages_of(key, service), after.pages_of(key, service))
         subject = f"hugepages node{key[0]} {key[1]} kB"
         texts = (str(counts[0] or ""), str(counts[1] or ""))

@@ -79,6 +79,8 @@ def readable_memory(host: Host) -> Memory:
 def memory_info(request: GetMemoryInfo, host: Host, ledger: Ledger) -> MemoryInfoReply:
     """Capacity and records of every node of the host, memory-only nodes included.
 
+    A node that is gone while there are records of it is shown with them, and without capacity.
+
     Raises:
         Refusal: `memory-unreadable`.
     """
@@ -97,9 +99,15 @@ def memory_info(request: GetMemoryInfo, host: Host, ledger: Ledger) -> MemoryInf
                 ],
                 allocations=_records(node, ledger),
             )
-            for node, sizes in memory.nodes.items()
+            for node, sizes in {**memory.nodes, **_gone(memory, ledger)}.items()
         },
     )
+
+
+def _gone(memory: Memory, ledger: Ledger) -> dict[int, dict[int, Pages]]:
+    """The nodes of records that a host with NUMA has no more."""
+    recorded = {node for node, _ in ledger.hugepages} if memory.nodes else set[int]()
+    return {node: {} for node in sorted(recorded - memory.nodes.keys())}
 
 
 def _records(node: int, ledger: Ledger) -> dict[str, dict[str, int]]:

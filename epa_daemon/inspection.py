@@ -11,7 +11,7 @@ from pathlib import Path
 from charms.epa_orchestrator.v0 import epa_client
 
 from epa_daemon import chores, health, history, listener, pools, state_folder, store
-from epa_daemon.errors import CannotStart, NotDone, StoreFailed
+from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
@@ -106,7 +106,7 @@ def release_unusable(state: Path, name: str) -> None:
             after = after.with_pages(key, service, 0)
         after = after.without_idle_makers()
         opened.commit(before, after, history.events(Cause("repair"), before, after))
-    except StoreFailed as error:
+    except (StoreFailed, StoreInDoubt) as error:
         raise NotDone(f"{json.dumps(service)} was not released: {error}") from error
     finally:
         opened.close()

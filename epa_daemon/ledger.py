@@ -267,26 +267,6 @@ def build(
     return Ledger(dict(holdings), records, owners, contested, nodeless, dict(made_by))
 
 
-def changed_services(before: Ledger, after: Ledger) -> list[str]:
-    """Services whose holding differs between two ledgers."""
-    if before.holdings is after.holdings:
-        return []
-    old, new = before.holdings, after.holdings
-    changed = [name for name, holding in new.items() if old.get(name) is not holding]
-    return sorted(changed + list(old.keys() - new.keys()))
-
-
-def changed_pages(before: Ledger, after: Ledger) -> list[tuple[PageKey, str]]:
-    """Hugepage records that differ between two ledgers, as (node, size in kB) and service."""
-    changed: list[tuple[PageKey, str]] = []
-    for key in before.hugepages.keys() | after.hugepages.keys():
-        old, new = before.hugepages.get(key, _NOTHING), after.hugepages.get(key, _NOTHING)
-        if old is not new:
-            changed += [(key, name) for name, count in new.items() if old.get(name) != count]
-            changed += [(key, name) for name in old if name not in new]
-    return sorted(changed)
-
-
 def broken_invariants(ledger: Ledger) -> list[str]:
     """What is wrong with a ledger, a sentence each; [] for a sound one.
 

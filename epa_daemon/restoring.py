@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import backups, cpulist, history, state_folder, store
-from epa_daemon.errors import CannotStart, NotDone, StoreFailed
+from epa_daemon import acknowledged, backups, cpulist, history, state_folder, store
+from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.ledger import Ledger
 
@@ -57,7 +57,7 @@ def restore(state: Path, file: str, discard_claims: bool) -> Restored:
     held = state_folder.lock(state)
     try:
         return _restore(state, file, discard_claims)
-    except (OSError, StoreFailed) as error:
+    except (OSError, StoreFailed, StoreInDoubt) as error:
         raise NotDone(f"cannot restore {file}: {error}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -133,6 +133,8 @@ def _present(state: Path) -> tuple[Ledger | None, str]:
         except (CannotStart, OSError) as error:
             return None, str(error.__cause__ or error)
         try:
+            if not kept:
+                acknowledged.check(state, opened.generation)
             return opened.load(), ""
         except CannotStart as error:
             return None, str(error.__cause__ or error)
@@ -158,6 +160,8 @@ def _exchange(state: Path, new: Path) -> Path | None:
         kept = _keep(state, database, log)
         _mark(marker, kept)
     log.unlink(missing_ok=True)
+    # It is of the store from before, which may have seen more commits.
+    (state / acknowledged.NAME).unlink(missing_ok=True)
     database.with_name(f"{database.name}-shm").unlink(missing_ok=True)
     state_folder.sync_folder(state)
     os.replace(new, database)

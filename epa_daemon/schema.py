@@ -40,6 +40,12 @@ STEPS = (
     CREATE TABLE makers (service TEXT PRIMARY KEY, snap TEXT NOT NULL) STRICT, WITHOUT ROWID;
     ALTER TABLE events ADD COLUMN requested_for TEXT NOT NULL DEFAULT '';
     """,
+    """
+    CREATE TABLE seal (
+        id INTEGER PRIMARY KEY CHECK (id = 1), generation INTEGER NOT NULL, sum TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO seal VALUES (1, 0, 'not sealed yet');
+    """,
 )
 VERSION = len(STEPS)
 

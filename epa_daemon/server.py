@@ -23,6 +23,8 @@ MAX_CONNECTIONS = 512
 _ACCEPTS_PER_TURN = 64
 _MAX_UNREAD = 32 * 1024 * 1024
 _WARN_SECONDS = 60.0
+# At the limit, a client that keeps a place so long without a use of it loses it to one that waits.
+_PATIENCE_SECONDS = 0.2
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -66,8 +68,7 @@ class Server:
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            if len(self._connections) >= MAX_CONNECTIONS:
-                self.pause()
+            if len(self._connections) >= MAX_CONNECTIONS and not self._make_room():
                 return
             try:
                 accepted, _ = self._listener.accept()
@@ -86,6 +87,21 @@ class Server:
             if not self._sweeping and self._connections:
                 self._sweeping = True
                 self.loop.call_later(1, self._sweep)
+
+    def _make_room(self) -> bool:
+        """At the limit: give the place of the client that uses it least to one that waits."""
+        poller = select.poll()
+        poller.register(self._listener, select.POLLIN)
+        if not poller.poll(0):
+            return False
+        unused = [c for c in self._connections if not c.waiting]
+        longest = min(unused, key=lambda connection: connection.since, default=None)
+        if longest and self.loop.time() - longest.since >= _PATIENCE_SECONDS:
+            longest.close()
+            return True
+        self.pause()
+        self.loop.call_later(_PATIENCE_SECONDS / 4, self.start)
+        return False
 
     def _sweep(self) -> None:
         now = self.loop.time()

@@ -51,6 +51,19 @@ def holder(folder: Path) -> int | None:
         return None
 
 
+def identities(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Device and inode of a database and of its log; None for what is not there."""
+    return tuple(_identity(f"{path}{suffix}") for suffix in ("", "-wal"))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def in_use(folder: Path) -> bool:
     """Whether a daemon has a folder, perhaps one that is starting and does not listen yet."""
     try:

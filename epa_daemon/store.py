@@ -9,18 +9,38 @@ refuses a second one, and SQLite's exclusive locking mode does without shared me
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import history, ledger, schema, state_folder
-from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon import (
+    acknowledged,
+    history,
+    ledger,
+    ledger_rows,
+    schema,
+    seal,
+    state_folder,
+    write_log,
+)
+from epa_daemon.acknowledged import Acknowledged
+from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt
 from epa_daemon.event_log import EventLog
 from epa_daemon.history import Event
-from epa_daemon.ledger import Claim, Holding, Ledger, Policy, Pool
+from epa_daemon.ledger import Ledger
 from epa_daemon.mask_store import MaskStore
+
+logger = logging.getLogger(__name__)
+
+# What the schema puts there: a store that is new, or was one of an older version.
+_NOT_SEALED = "not sealed yet"
+_REMOVED = (
+    "was removed or replaced under the daemon, which has no place to keep what it grants; save "
+    "what it knows now: epa-orchestrator backup FILE"
+)
 
 
 @dataclass(frozen=True)
@@ -35,27 +55,38 @@ class Store:
     """The open store of one state folder.
 
     Attributes:
+        generation: how many commits it has seen.
         masks: what Open vSwitch's threads had before they were moved.
         log: what happened.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, lock: int | None):
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        lock: int | None = None,
+        told: Acknowledged | None = None,
+    ):
         self._connection = connection
         self._path = path
         self._lock = lock
+        self._told = told
+        self._files = state_folder.identities(path) if told else None
+        self.generation, self._sum = _seal(connection, path)
         self.masks = MaskStore(connection)
         self.log = EventLog(connection)
         self._committed: Ledger | None = None
-        self._identity = _identity(path)
 
     def load(self) -> Ledger:
         """The ledger as it was last made durable.
 
         Raises:
-            CannotStart: it cannot be read, or does not keep the ledger's invariants.
+            CannotStart: it cannot be read, does not keep the ledger's invariants, or is not what
+                was committed.
         """
         try:
-            loaded = self._read()
+            loaded = ledger_rows.read(self._connection)
+            self._check_seal(loaded)
         except (sqlite3.Error, ValueError, KeyError) as error:
             raise CannotStart(f"the store {self._path} cannot be read: {error}") from error
         wrong = ledger.broken_invariants(loaded)
@@ -64,24 +95,13 @@ class Store:
         self._committed = loaded
         return loaded
 
-    def _read(self) -> Ledger:
-        claims: dict[str, dict[int, Claim]] = {}
-        for service, cpu, node, explicit in self._connection.execute(
-            "SELECT service, cpu, node, explicit FROM claims ORDER BY service, cpu"
-        ):
-            claims.setdefault(service, {})[cpu] = Claim(node, bool(explicit))
-        holdings = {
-            name: Holding(Pool(pool), Policy(policy), claims.pop(name, {}))
-            for name, pool, policy in self._connection.execute(
-                "SELECT name, pool, policy FROM services ORDER BY name"
-            )
-        }
-        if claims:
-            raise ValueError(f"claims of unknown services: {', '.join(sorted(claims))}")
-        pages = self._connection.execute("SELECT node, size_kb, service, count FROM hugepages")
-        makers = self._connection.execute("SELECT service, snap FROM makers")
-        records = (((node, size), name, n) for node, size, name, n in pages)
-        return ledger.build(holdings, records, dict(makers))
+    def _check_seal(self, loaded: Ledger) -> None:
+        expected = seal.text(seal.of(loaded))
+        if self._sum == _NOT_SEALED:
+            self._connection.execute("UPDATE seal SET sum = ?", (expected,))
+            self._sum = expected
+        if self._sum != expected:
+            raise ValueError("it does not hold what was committed; restore a backup")
 
     def commit(
         self,
@@ -93,14 +113,18 @@ class Store:
         """Make the difference between two ledgers durable, with its events, or change nothing.
 
         Raises:
-            StoreFailed: nothing of it is in the store.
+            StoreFailed: nothing of it is in the store, nor will it be after another start.
+            StoreInDoubt: it may be; whoever says anything about it may be wrong.
         """
+        self._check_files(StoreFailed)
+        generation, total = self.generation + 1, self._sum_after(before, after)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._write_holdings(before, after)
-            self._write_pages(before, after)
-            self._write_makers(before, after)
+            ledger_rows.write(self._connection, before, after)
             self.log.write(events)
+            self._connection.execute(
+                "UPDATE seal SET generation = ?, sum = ?", (generation, total)
+            )
             if imported:
                 self._connection.execute(
                     "INSERT INTO imports VALUES (?, ?, ?)",
@@ -108,64 +132,48 @@ class Store:
                 )
             self._connection.execute("COMMIT")
         except Exception as error:
-            # Whatever it was, nothing may be granted on the strength of it. SQLite rolls back by
-            # itself on some errors, and then there is nothing left to roll back.
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
+            self._roll_back(error)
             raise StoreFailed(str(error)) from error
-        self._committed = after
+        self._check_files(StoreInDoubt)
+        self.generation, self._sum, self._committed = generation, total, after
+        self._acknowledge()
 
-    def _write_holdings(self, before: Ledger, after: Ledger) -> None:
-        execute = self._connection.execute
-        for service in ledger.changed_services(before, after):
-            new = after.holdings.get(service)
-            old_claims, new_claims = before.claims_of(service), after.claims_of(service)
-            old = before.holdings.get(service)
-            if new and (old is None or (old.pool, old.policy) != (new.pool, new.policy)):
-                execute(
-                    "INSERT OR REPLACE INTO services VALUES (?, ?, ?)",
-                    (service, new.pool.value, new.policy.value),
-                )
-            self._connection.executemany(
-                "DELETE FROM claims WHERE service = ? AND cpu = ?",
-                [(service, cpu) for cpu in old_claims if cpu not in new_claims],
-            )
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
-                [
-                    (service, cpu, claim.node, int(claim.explicit))
-                    for cpu, claim in new_claims.items()
-                    if old_claims.get(cpu) != claim
-                ],
-            )
-            if new is None:
-                execute("DELETE FROM services WHERE name = ?", (service,))
+    def _roll_back(self, failure: Exception) -> None:
+        """Whatever it was, nothing may be granted on the strength of it."""
+        # SQLite rolls back by itself on some errors; then there is nothing left to roll back.
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+        if write_log.may_hold(failure):
+            self._take_back(failure)
 
-    def _write_pages(self, before: Ledger, after: Ledger) -> None:
-        for key, service in ledger.changed_pages(before, after):
-            count = after.pages_of(key, service)
-            if count:
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO hugepages VALUES (?, ?, ?, ?)",
-                    (*key, service, count),
-                )
-            else:
-                self._connection.execute(
-                    "DELETE FROM hugepages WHERE node = ? AND size_kb = ? AND service = ?",
-                    (*key, service),
-                )
+    def _sum_after(self, before: Ledger, after: Ledger) -> str:
+        if self._sum == _NOT_SEALED:
+            return seal.text(seal.of(after))
+        return seal.text(seal.moved(int(self._sum, 16), before, after))
 
-    def _write_makers(self, before: Ledger, after: Ledger) -> None:
-        if before.made_by is after.made_by:
-            return
-        self._connection.executemany(
-            "DELETE FROM makers WHERE service = ?",
-            [(service,) for service in before.made_by if service not in after.made_by],
-        )
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO makers VALUES (?, ?)",
-            [pair for pair in after.made_by.items() if pair not in before.made_by.items()],
-        )
+    def _check_files(self, trouble: type[StoreFailed] | type[StoreInDoubt]) -> None:
+        """SQLite goes on writing to files that nobody can find again."""
+        if self._removed():
+            raise trouble(f"{self._path} or its log {_REMOVED}")
+
+    def _removed(self) -> bool:
+        return self._files is not None and state_folder.identities(self._path) != self._files
+
+    def _acknowledge(self) -> None:
+        if self._told:
+            try:
+                self._told.write(self.generation)
+            except OSError as error:
+                # Only the notice of a store that loses something later depends on it.
+                logger.warning("cannot note the last commit beside %s: %s", self._path, error)
+
+    def _take_back(self, failure: Exception) -> None:
+        try:
+            write_log.empty(self._connection, self._path)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreInDoubt(
+                f"a commit failed ({failure}) and cannot be taken back ({error})"
+            ) from error
 
     @property
     def committed(self) -> Ledger:
@@ -179,14 +187,11 @@ class Store:
 
     def problems(self) -> list[str]:
         """What is wrong with the store while it is in use, a sentence each."""
-        if _identity(self._path) != self._identity:
-            return [
-                f"the file {self._path} was removed or replaced under the daemon: what it grants "
-                "is lost when it stops; save it now: epa-orchestrator backup FILE"
-            ]
+        if self._removed():
+            return [f"the file {self._path} or its log {_REMOVED}"]
         try:
             found = schema.damage(self._connection)
-            if not found and self._committed is not None and self._read() != self._committed:
+            if not found and self._committed not in (None, ledger_rows.read(self._connection)):
                 found = ["it does not say what the daemon goes by; restart the daemon"]
         except (sqlite3.Error, ValueError, KeyError) as error:
             found = [str(error)]
@@ -227,23 +232,18 @@ class Store:
     def close(self) -> None:
         """Release the folder; what was committed stays."""
         self._connection.close()
+        if self._told:
+            self._told.close()
         if self._lock is not None:
             os.close(self._lock)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def open_folder(folder: Path) -> Store:
     """Open the store of a state folder, made if it is missing, and lock it for this process.
 
     Raises:
-        CannotStart: another daemon has it, it is of a newer daemon, or it cannot be read.
+        CannotStart: another daemon has it, it is of a newer daemon, or it cannot be read or made
+            durable.
     """
     lock = state_folder.lock(folder)
     try:
@@ -251,7 +251,11 @@ def open_folder(folder: Path) -> Store:
         path = folder / state_folder.DATABASE
         if not os.path.lexists(path):
             state_folder.create(path)
-        return Store(state_folder.connect(path, shown=path), path, lock)
+        connection = state_folder.connect(path, shown=path)
+        write_log.make_durable(connection, path)
+        opened = Store(connection, path, lock, Acknowledged(folder))
+        acknowledged.check(folder, opened.generation)
+        return opened
     except BaseException:
         os.close(lock)
         raise
@@ -267,7 +271,17 @@ def open_file(path: Path, shown: Path) -> Store:
     Raises:
         CannotStart: as in `open_folder`.
     """
-    return Store(state_folder.connect(path, shown), path, None)
+    return Store(state_folder.connect(path, shown), path)
+
+
+def _seal(connection: sqlite3.Connection, path: Path) -> tuple[int, str]:
+    try:
+        row = connection.execute("SELECT generation, sum FROM seal").fetchone()
+    except sqlite3.Error as error:
+        raise CannotStart(f"the store {path} is damaged: {error}; restore a backup") from error
+    if row is None:
+        raise CannotStart(f"the store {path} is damaged: it has no seal; restore a backup")
+    return row[0], row[1]
 
 
 def open_copy(folder: Path, scratch: Path) -> Store | None:
@@ -278,4 +292,12 @@ def open_copy(folder: Path, scratch: Path) -> Store | None:
     """
     copy = state_folder.copy(folder, scratch)
     original = folder / state_folder.DATABASE
-    return Store(state_folder.connect(copy, original), original, None) if copy else None
+    if copy is None:
+        return None
+    opened = Store(state_folder.connect(copy, original), original)
+    try:
+        acknowledged.check(folder, opened.generation)
+    except CannotStart:
+        opened.close()
+        raise
+    return opened

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from epa_daemon import cpulist, history
-from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.ledger import Claim, Holding, Ledger, PageKey, Policy, Pool
 from epa_daemon.options import Prefer
@@ -231,7 +231,7 @@ def run(data: Path, state: Path, store: Store, ledger: Ledger, prefer: Prefer | 
         events = history.events(Cause("import"), ledger, after)
         try:
             store.commit(ledger, after, events, old.source)
-        except StoreFailed as error:
+        except (StoreFailed, StoreInDoubt) as error:
             raise CannotStart(f"the old state {path} could not be taken over: {error}") from error
         _report(data, old, after, len(events))
     _move_away(data, state / "imported", old.source.sha256)

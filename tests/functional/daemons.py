@@ -90,7 +90,12 @@ class Daemon:
     def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
         """Run to the end, for starts that fail and for --check."""
         return subprocess.run(
-            self.command(*more), capture_output=True, text=True, timeout=30, check=False
+            self.command(*more),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=os.environ | self.environment,
         )
 
     def stop(self) -> int:

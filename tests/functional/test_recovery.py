@@ -172,7 +172,7 @@ def test_live_claims_are_not_contradicted_unless_told(daemon: Daemon, saved: str
     assert "--discard-claims" in text
     assert (daemon.state / "ledger.db").read_bytes() == before
     assert sorted(path.name for path in daemon.state.iterdir()) == [
-        "backup.db", "ledger.db", "lock",
+        "acknowledged", "backup.db", "ledger.db", "lock",
     ]  # fmt: skip
     shown = does(daemon, "restore", saved, "--discard-claims")
     assert "- forgotten: 'c' holds CPUs 2-4 now\n" in shown

@@ -107,6 +107,12 @@ def test_memory_info_shows_capacity_and_records():
             "node3": {"capacity": [], "allocations": {}},
         },
     }
+    vanished = dataclasses.replace(HOST, memory=Memory({3: {}}))
+    shown = hugepages.memory_info(GetMemoryInfo(), vanished, ledger).model_dump()
+    assert shown["numa_hugepages"] == {
+        "node3": {"capacity": [], "allocations": {}},
+        "node0": {"capacity": [], "allocations": {"a": {"2048": 3}}},
+    }
     empty = hugepages.memory_info(
         GetMemoryInfo(), dataclasses.replace(HOST, memory=Memory()), ledger
     )

@@ -145,9 +145,27 @@ def claimless_service(path: Path) -> None:
         connection.execute("DELETE FROM claims WHERE service = 'a'")
 
 
+def seal_gone(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM seal")
+
+
+def seal_renamed(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE seal RENAME COLUMN sum TO rum")
+
+
+def another_cpu(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE claims SET cpu = 9 WHERE cpu = 8")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        seal_gone,
+        seal_renamed,
+        another_cpu,
         damage_nothing,
         truncate,
         other_database,

@@ -1,0 +1,112 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""Hostile clients: a good one is served beside them, and the daemon's memory stays bounded.
+
+How much longer it waits is counted for `make trust`, and not asserted: other processes would fail
+it.
+"""
+
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import host_trees
+from tests.faults import tally
+from tests.faults.attacks import ATTACKS
+from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
+
+PROJECT = Path(__file__).parents[2]
+PAGES = {(0, 2048): (100_000, 100_000), (1, 2048): (100_000, 100_000)}
+TREE = host_trees.regular(nodes=2, cores=8, isolated="2-31", pages=PAGES)
+SECONDS = 6.0
+# Those that come to an end are seen through.
+FINITE = ("early-closes", "endless-request", "many-names")
+MEMORY_KB = 150_000
+
+
+@contextlib.contextmanager
+def under(attack: str, daemon: Daemon) -> Generator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "tests.faults.attacks", attack, str(daemon.socket_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+        process.kill()
+
+
+def ask(daemon: Daemon, request: dict[str, Any]) -> dict[str, Any]:
+    """As clients do it that wait for a place in the kernel's queue of connections.
+
+    With a timeout, connect() does not wait where that queue is full (unix(7), EAGAIN).
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(daemon.socket_path))
+        connection.settimeout(60)
+        connection.sendall(json.dumps(request).encode())
+        return json.loads(read_to_end(connection))
+
+
+def waits(daemon: Daemon, seconds: float) -> list[float]:
+    """Seconds per request of a good client, which changes and lists in turn."""
+    found: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        count = 1 + len(found) // 2 % 3
+        grant = {"action": "allocate_cores", "service_name": "good", "num_of_cores": count}
+        started = time.perf_counter()
+        reply = ask(daemon, {"action": "list_allocations"} if len(found) % 2 else grant)
+        found.append(time.perf_counter() - started)
+        assert "error" not in reply
+        time.sleep(0.002)
+    return found
+
+
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[-1]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_good_client_is_served_beside_hostile_ones(make_daemon: MakeDaemon, attack: str):
+    daemon = make_daemon(TREE).start()
+    waits(daemon, 0.2)
+    peace = waits(daemon, SECONDS / 2)
+    most = 0
+    with under(attack, daemon) as attacker:
+        begun, during = time.monotonic(), list[float]()
+        while time.monotonic() - begun < SECONDS or (
+            attack in FINITE and attacker.poll() is None and time.monotonic() - begun < 60
+        ):
+            during += waits(daemon, 0.5)
+            most = max(most, daemon.memory_kb())
+        if attack in FINITE:
+            assert attacker.wait(60) == 0
+    assert daemon.process is not None
+    assert daemon.process.poll() is None
+    assert most < MEMORY_KB
+    assert "ERROR" not in daemon.log.read_text()
+    tally.add(
+        f"test_a_good_client_is_served_beside_hostile_ones[{attack}]",
+        served=len(during),
+        p99_ratio=round(p99(during) / p99(peace), 1),
+        memory_mb=most // 1000,
+    )
+
+
+def test_the_log_stays_bounded_under_hostile_clients(make_daemon: MakeDaemon):
+    """Nobody who has no right to change anything can make it grow."""
+    daemon = make_daemon(TREE).start()
+    before = daemon.log.stat().st_size
+    for number in range(2000):
+        daemon.raw((b"x", b'{"action":"no"}', b'{"action":"list_allocations"}')[number % 3])
+    assert daemon.log.stat().st_size == before
+    tally.add("test_the_log_stays_bounded_under_hostile_clients", requests=2000, bytes_logged=0)
