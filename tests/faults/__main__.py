@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         for number, chosen in enumerate(_phases(options.quick)):
             outcomes |= _run(chosen, tally, options.quick, number)
         print(f"\n{time.monotonic() - started:.0f} s; the counts are in {tally}\n")
-    table = _table(_read(tally), outcomes, options.quick)
+    table = _table(_read(tally), outcomes)
     print(table)
     if options.write:
         text = PAGE.read_text()
@@ -96,14 +96,13 @@ def _read(tally: Path) -> Counts:
     return found
 
 
-def _table(counts: Counts, outcomes: dict[str, str], quick: bool) -> str:
+def _table(counts: Counts, outcomes: dict[str, str]) -> str:
     today = datetime.datetime.now(datetime.UTC).date()
     kernel = ".".join(re.findall(r"\d+", platform.release())[:2])
     machine = f"{os.cpu_count()} CPUs, Linux {kernel}, Python {platform.python_version()}"
-    budget = "the quick budget" if quick else "the full numbers"
     rows = [_row(promise, counts, outcomes) for promise in PROMISES]
     head = ["| promise | what | test | tried | where it does not hold |", "|---|---|---|---|---|"]
-    return "\n".join([f"{today}, {machine}, {budget}:", "", *head, *rows])
+    return "\n".join([f"{today}, {machine}:", "", *head, *rows])
 
 
 def _row(promise: Promise, counts: Counts, outcomes: dict[str, str]) -> str:

@@ -121,6 +121,8 @@ PROMISES = (
         "Never blocked by another client, bounded memory",
         "100 slow readers",
         f"{_FAULTS}/test_hostile.py::test_a_good_client_is_served_beside_hostile_ones[slow-readers]",
+        "**while many clients keep the daemon busy with requests that it may not refuse, it has "
+        "one CPU for all, and each gets its turn**",
     ),
     Promise(
         "Never blocked by another client, bounded memory",
