@@ -18,8 +18,8 @@ import pytest
 from charmlibs import snap as snaplib
 from ops import testing
 
+import changes
 import charm
-import epa_snap
 import errors
 import snapd
 from tests.unit.charm.machine import Machine
@@ -97,7 +97,7 @@ def test_a_command_that_fails_gives_its_sentence(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (subprocess.TimeoutExpired("snap", 1), "snap info took more than 1 s"),
+        (subprocess.TimeoutExpired("snap", 1), "snap info takes more than 1 s"),
         (FileNotFoundError(2, "none"), "cannot run /usr/bin/snap"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_command_that_hangs_or_is_missing_is_a_failure(
     ],
 )
 def test_the_sentence_that_matters_is_found(message: str, sentence: str):
-    assert epa_snap.reason(message) == sentence
+    assert changes.reason(message) == sentence
 
 
 def test_the_charm_traces_when_it_is_asked_to(machine: Machine):
@@ -147,5 +147,5 @@ def test_a_socket_on_which_nobody_listens_needs_somebody_to_start_snapd(wrapped:
 
 
 def _told(error: Exception) -> None:
-    with epa_snap.told("cannot ask snapd"):
+    with changes.told("cannot ask snapd"):
         raise error
