@@ -68,11 +68,11 @@ def discard_stale(path: Path) -> None:
     """
     try:
         found = path.lstat()
-        if stat.S_ISSOCK(found.st_mode) and _is_stale(path):
-            # Not one that has taken its place meanwhile.
-            if path.lstat().st_ino == found.st_ino:
-                path.unlink()
-                logger.warning("removed %s, on which nobody listened", path)
+        stale = stat.S_ISSOCK(found.st_mode) and _is_stale(path)
+        # Another may have taken its place meanwhile.
+        if stale and path.lstat().st_ino == found.st_ino:
+            path.unlink()
+            logger.warning("removed %s, on which nobody listened", path)
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -39,7 +39,7 @@ def leave(unit: str) -> None:
 
 
 def _remove_or_keep(current: epa_snap.Installed, others: list[str]) -> None:
-    reason = _why_it_stays(others)
+    reason = why_it_stays(others)
     if reason is None:
         logger.info("nobody holds anything: removing the snap")
         epa_snap.remove()
@@ -49,7 +49,7 @@ def _remove_or_keep(current: epa_snap.Installed, others: list[str]) -> None:
         epa_snap.hold()
 
 
-def _why_it_stays(others: list[str]) -> str | None:
+def why_it_stays(others: list[str]) -> str | None:
     """What speaks against a removal, and how to finish it by hand; None if nothing does.
 
     The daemon is asked in any case: one that is silent must not be left behind.
