@@ -4,13 +4,12 @@
 """The packed charm on a real machine where something is wrong, old, or to be left behind."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration import charm_unit
+from tests.integration import charm_files, charm_unit
 from tests.integration.charm_unit import IDLE, Unit
 from tests.integration.lab.template import Template
 from tests.integration.orchestrator import SOCKET
@@ -175,7 +174,7 @@ def test_from_what_is_deployed_today_every_claim_is_kept(deployed_unit: Unit):
 
 def test_a_newer_charm_brings_its_daemon_and_keeps_claims(unit: Unit, charm: Path, tmp_path: Path):
     unit.epa.allocate("nova", 2)
-    unit.machine.put(_another_build(charm, tmp_path), charm_unit.BUNDLE)
+    unit.machine.put(charm_files.another_build(charm, tmp_path), charm_unit.BUNDLE)
     outcome = unit.run("upgrade-charm")
     assert (outcome.status, outcome.version) == (HELD, "another")
     assert "INFO all 1 claims kept" in outcome.log
@@ -185,16 +184,3 @@ def test_a_newer_charm_brings_its_daemon_and_keeps_claims(unit: Unit, charm: Pat
     before = unit.changes()
     assert unit.run("update-status").statuses == [HELD]
     assert unit.changes() == before
-
-
-def _another_build(charm: Path, work: Path) -> Path:
-    """The bundled snap with another version."""
-    tree, built = work / "tree", work / "epa-orchestrator.snap"
-    bundle = charm_unit.bundle_of(charm, work)
-    subprocess.run(["unsquashfs", "-q", "-n", "-d", tree, bundle], check=True)
-    yaml = tree / "meta/snap.yaml"
-    lines = yaml.read_text().splitlines()
-    changed = ["version: another" if line.startswith("version:") else line for line in lines]
-    yaml.write_text("\n".join(changed) + "\n")
-    charm_unit.standins.pack(tree, built)
-    return built
