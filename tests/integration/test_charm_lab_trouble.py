@@ -157,6 +157,31 @@ def deployed_unit(deployed_template: Template, charm: Path) -> Iterator[Unit]:
         yield Unit(machine)
 
 
+def test_a_unit_may_stay_on_what_is_deployed_today(deployed_unit: Unit):
+    unit = deployed_unit
+    unit.resource = "/root/deployed.snap"
+    unit.machine.run(f"cp /var/lib/snapd/snaps/epa-orchestrator_x1.snap {unit.resource}")
+    unit.epa.allocate("nova", 2)
+    assert unit.run("upgrade-charm").status == "active: 2/6 CPUs held by 1 service"
+    assert (unit.revision(), unit.notes()) == ("x1", "held")
+    before = unit.changes()
+    assert unit.act("list-allocations")["allocations"].splitlines()[1].split()[:2] == [
+        "nova",
+        "isolated",
+    ]
+    assert unit.act("list-hugepages") == {"hugepages": "no hugepages on this host"}
+    assert unit.act("refresh-snap")["allocations"].startswith("unchanged: 2/6")
+    for action in ("health-check", "show-topology", "show-ovs-affinity"):
+        assert unit.fail(action) == "needs a newer daemon"
+    assert unit.act("release", service_name="nova") == {"cpus": "", "free-cpus": "6"}
+    assert unit.changes() == before
+    unit.config["cpu-pool"] = "0-1"
+    assert unit.run("config-changed").status == "blocked: cpu-pool needs a newer daemon"
+    assert unit.changes() == before
+    unit.run("remove")
+    assert not unit.is_installed()
+
+
 def test_from_what_is_deployed_today_every_claim_is_kept(deployed_unit: Unit):
     unit = deployed_unit
     unit.machine.write(f"{DATA}/state.json", json.dumps(OLD_STATE))
@@ -170,6 +195,28 @@ def test_from_what_is_deployed_today_every_claim_is_kept(deployed_unit: Unit):
     assert unit.run("config-changed").statuses == [taken]
     assert unit.act("refresh-snap")["revision"] == "x2"
     assert unit.changes() == before
+
+
+def test_a_bundle_that_snapd_undoes_is_named_and_not_tried_again_by_update_status(
+    unit: Unit, charm: Path, tmp_path: Path
+):
+    unit.epa.allocate("nova", 2)
+    refused = charm_files.another_build(charm, tmp_path, refuses="cannot take over")
+    unit.machine.put(refused, charm_unit.BUNDLE)
+    text = "blocked: cannot install bundled snap: cannot take over"
+    assert unit.run("upgrade-charm").status == text
+    assert (unit.revision(), unit.notes()) == ("x1", "held")
+    unit.epa.wait()
+    before, pid = unit.changes(), unit.epa.pid()
+    for _ in range(2):
+        assert unit.run("update-status").statuses == [text]
+    assert unit.fail("refresh-snap") == text.removeprefix("blocked: ")
+    assert len(unit.changes()) == len(before) + 1
+    unit.epa.wait()
+    assert unit.epa.pid() != pid
+    unit.machine.run("snap stop epa-orchestrator", timeout=120)
+    assert unit.run("update-status").status == text
+    assert unit.epa.owners() == {"nova": "2-3"}
 
 
 def test_a_newer_charm_brings_its_daemon_and_keeps_claims(unit: Unit, charm: Path, tmp_path: Path):
