@@ -89,10 +89,11 @@ def test_general_claims_are_found_when_their_pool_is_no_more(daemon: Daemon):
 
 
 def test_a_release_in_a_node_that_gives_nothing_back_fails():
-    named = {"service_name": "ovs-dpdk-datapath"}
+    name = "ovs-dpdk-datapath"
     with pytest.raises(errors.ActionFailed, match="in NUMA node 1"):
-        actions.release(models.ReleaseParams(**named, numa_node=1))
-    assert actions.release(models.ReleaseParams(**named, numa_node=0))["cpus"] == ""
+        actions.release(models.ReleaseParams(service_name=name, numa_node=1))
+    released = actions.release(models.ReleaseParams(service_name=name, numa_node=0))
+    assert released["cpus"] == ""
 
 
 @pytest.mark.parametrize(
