@@ -33,7 +33,8 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	@# It needs Python 3.12; uv.lock brings it only there.
-	if [ -x $(BIN)/charmlint ]; then $(BIN)/charmlint --strict .; fi
+	@if [ -x $(BIN)/charmlint ]; then $(BIN)/charmlint --strict .; \
+	else echo "charmlint did not run: .venv has a Python before 3.12 (PYTHON=python3.12 make lint)"; fi
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from epa_daemon import listener, pools, preflight, store, takeover
+from epa_daemon import listener, pools, preflight, state_folder, store, takeover
 from epa_daemon.committer import Committer
 from epa_daemon.engine import Engine
 from epa_daemon.errors import CannotStart
@@ -39,8 +39,19 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        CannotStart: with the reason, in one line; nothing was changed.
+        CannotStart: with the reason, in one line; nothing was changed, but that a socket that was
+            left by a killed daemon is gone.
     """
+    try:
+        _run(settings)
+    except state_folder.DaemonRunning:
+        raise  # It may be about to put its own socket there.
+    except CannotStart:
+        listener.discard_stale(settings.socket)
+        raise
+
+
+def _run(settings: Settings) -> None:
     preflight.check_folders(settings)
     opened = store.open_folder(settings.state)
     try:

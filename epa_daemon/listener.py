@@ -4,6 +4,7 @@
 """The socket in the shared folder: made whole, replaced when stale, removed at the end."""
 
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from epa_daemon import peers
 from epa_daemon.errors import CannotStart, NotDone
+
+logger = logging.getLogger(__name__)
 
 # sun_path of unix(7), with its closing NUL, and room for the suffix of the temporary name.
 _LONGEST_PATH = 107 - len(".new")
@@ -42,15 +45,39 @@ def check(path: Path) -> None:
 
 
 def _refuse_live(path: Path) -> None:
+    if not _is_stale(path):
+        raise CannotStart(
+            f"another daemon listens on {path}; stop it first, or give this one another --data"
+        )
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether nobody listens; a daemon too busy to accept is no reason to think so."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(5)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            return  # Stale: nobody listens.
-    raise CannotStart(
-        f"another daemon listens on {path}; stop it first, or give this one another --data"
-    )
+            return True
+    return False
+
+
+def discard_stale(path: Path) -> None:
+    """Remove a socket that a killed daemon left: clients take the path alone for a running one.
+
+    Only for who knows that no other daemon is about to start here.
+    """
+    try:
+        found = path.lstat()
+        stale = stat.S_ISSOCK(found.st_mode) and _is_stale(path)
+        # Another may have taken its place meanwhile.
+        if stale and path.lstat().st_ino == found.st_ino:
+            path.unlink()
+            logger.warning("removed %s, on which nobody listened", path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("cannot look whether %s is stale: %s", path, error.strerror)
 
 
 class Impostor(NotDone):

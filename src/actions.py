@@ -6,21 +6,19 @@
 import contextlib
 import dataclasses
 import json
-import logging
 from collections.abc import Callable, Generator
 
 from charms.epa_orchestrator.v0 import epa_client
 
+import changes
+import claims
 import daemon
 import epa_snap
 import errors
 import models
 import snapd
-import sources
 import status
 import tables
-
-logger = logging.getLogger(__name__)
 
 Results = dict[str, str]
 
@@ -59,15 +57,15 @@ def list_allocations(params: models.ListAllocationsParams) -> Results:
     """Who holds which CPUs, of both pools."""
     with _asked():
         holdings = daemon.look()
-    claims = holdings.claims
+    shown = holdings.claims
     if params.service_name is not None:
-        claims = tuple(claim for claim in claims if claim.service == params.service_name)
-        if not claims:
+        shown = tuple(claim for claim in shown if claim.service == params.service_name)
+        if not shown:
             raise errors.ActionFailed(f"service {params.service_name} holds no CPUs")
     if params.format == "json":
-        text = json.dumps([dataclasses.asdict(claim) for claim in claims])
+        text = json.dumps([dataclasses.asdict(claim) for claim in shown])
     else:
-        text = tables.allocations(claims)
+        text = tables.allocations(shown)
     return {"allocations": text, "summary": status.allocation_state(holdings)}
 
 
@@ -107,7 +105,7 @@ def _printed(feature: str, command: Callable[[], str]) -> str:
         try:
             return command()
         except snapd.CommandFailed as error:
-            raise errors.ActionFailed(epa_snap.reason(str(error))) from error
+            raise errors.ActionFailed(changes.reason(str(error))) from error
 
 
 def allocate_cores(params: models.AllocateCoresParams) -> Results:
@@ -150,7 +148,13 @@ def release(params: models.ReleaseParams) -> Results:
             reply = ask.release_cores(params.service_name, **extra)
         else:
             reply = ask.release_numa_cores(params.service_name, params.numa_node, **extra)
-        left = [c for c in daemon.look().claims if c.service == params.service_name]
+        after = daemon.look()
+        left = [claim for claim in after.claims if claim.service == params.service_name]
+        if params.numa_node is not None and not claims.lost(holdings, after):
+            raise errors.ActionFailed(
+                f"service {params.service_name} holds no CPUs of pool {params.pool} "
+                f"in NUMA node {params.numa_node}"
+            )
         return {
             "cpus": ",".join(claim.cpus for claim in left),
             "free-cpus": str(reply["remaining_available_cpus"]),
@@ -188,67 +192,6 @@ def restart_daemon() -> Results:
         epa_snap.restart()
         holdings = daemon.wait(daemon.START_SECONDS)
     return {"result": "restarted", "allocation-state": status.allocation_state(holdings)}
-
-
-def refresh_snap(channel: str, reconcile: Callable[[], status.Report]) -> Results:
-    """Take the newest revision, and say what became of the claims.
-
-    Args:
-        channel: the one that is asked for; "" to stay on the present one.
-        reconcile: brings what is asked for first, so that a channel set just now counts.
-    """
-    with _asked():
-        before = epa_snap.installed()
-        claims = _claims()
-        report = reconcile()
-        current = epa_snap.installed()
-        if current is None:
-            raise errors.ActionFailed(next(iter(report.blocked + report.waiting), "not installed"))
-        if not current.local:
-            sources.refresh(channel)
-            current = epa_snap.installed() or current
-        after = daemon.wait(daemon.START_SECONDS)
-    return {
-        "result": _what_happened(before, current),
-        "revision": current.revision,
-        "version": current.version,
-        "allocations": _compared(claims, after),
-    }
-
-
-def _claims() -> list[str] | None:
-    try:
-        return daemon.look().sentences
-    except errors.DaemonSilent as error:
-        logger.warning("the daemon did not answer before the refresh: %s", error)
-        return None
-
-
-def _what_happened(before: epa_snap.Installed | None, after: epa_snap.Installed) -> str:
-    if before is None:
-        return f"installed revision {after.revision}"
-    if before.revision != after.revision:
-        return f"refreshed from revision {before.revision} to {after.revision}"
-    if after.local:
-        return (
-            "locally installed snap: a newer one comes with a newer charm or an attached resource"
-        )
-    return f"revision {after.revision} is already the newest of {after.channel}"
-
-
-def _compared(before: list[str] | None, after: daemon.Holdings) -> str:
-    """One line on the claims.
-
-    Raises:
-        errors.ActionFailed: some are lost.
-    """
-    state = status.allocation_state(after)
-    if before is None:
-        return f"not known before; now {state}"
-    lost = [claim for claim in before if claim not in after.sentences]
-    if lost:
-        raise errors.ActionFailed(f"claims lost by the refresh: {'; '.join(lost)}")
-    return f"unchanged: {state}"
 
 
 def _require(features: set[str]) -> None:

@@ -16,13 +16,18 @@ import actions
 import epa_snap
 import errors
 import models
+import patience
 import reconciler
+import refreshing
 import removal
 import status
+from wanted import Effort, Wanted
 
 logger = logging.getLogger(__name__)
 
 RESOURCE = "epa-orchestrator-snap"
+# The deployment tool gives each unit's refresh-snap 600 s; what comes late takes some more.
+REFRESH_SECONDS = 400.0
 
 
 class EpaOrchestratorCharm(ops.CharmBase):
@@ -39,9 +44,9 @@ class EpaOrchestratorCharm(ops.CharmBase):
             self.on.upgrade_charm,
             self.on.config_changed,
             self.on.start,
-            self.on.update_status,
         ):
             framework.observe(event, self._on_any_change)
+        framework.observe(self.on.update_status, self._on_update_status)
         framework.observe(self.on.remove, self._on_remove)
         framework.observe(self.on.collect_unit_status, self._on_collect_unit_status)
         framework.observe(self.on.list_allocations_action, self._on_list_allocations_action)
@@ -56,46 +61,70 @@ class EpaOrchestratorCharm(ops.CharmBase):
         framework.observe(self.on.restart_daemon_action, self._on_restart_daemon_action)
 
     def _on_any_change(self, _: ops.EventBase) -> None:
-        self._reconcile()
+        self._reconcile(Effort.FULL)
+
+    def _on_update_status(self, _: ops.UpdateStatusEvent) -> None:
+        self._reconcile(Effort.AGAIN)
 
     def _on_remove(self, _: ops.RemoveEvent) -> None:
         try:
             removal.leave(self.unit.name)
         except Exception:
             # A remove hook that fails wedges the unit for good; the traceback is in the log.
-            logger.exception("could not clean up; finish by hand: %s", removal.FINISH)
+            logger.exception("could not clean up; %s", removal.FINISH)
 
     def _on_collect_unit_status(self, event: ops.CollectStatusEvent) -> None:
         if self._report is not None:
             event.add_status(status.status(self._report))
 
-    def _reconcile(self) -> status.Report:
+    def _reconcile(self, effort: Effort) -> None:
         """Reconcile, remember the outcome for the status, and name the workload's version."""
+        try:
+            wanted = self._wanted(effort)
+        except errors.NeedsOperator as error:
+            logger.error("bad option: %s", error)
+            self._report = status.Report(blocked=(str(error),))
+            return
+        self._report = reconciler.reconcile(wanted)
+        self._set_version()
+
+    def _wanted(self, effort: Effort) -> Wanted:
+        """What the options and resources ask for.
+
+        Raises:
+            errors.NeedsOperator: an option makes no sense.
+        """
         try:
             config = self.load_config(models.CharmConfig, errors="raise")
         except ValueError as error:
-            logger.error("bad option: %s", error)
-            self._report = status.Report(blocked=(str(error),))
-            return self._report
-        self._report = reconciler.reconcile(
-            reconciler.Wanted(
-                unit=self.unit.name,
-                config=config,
-                resource=self._resource(),
-                bundle=self.charm_dir / "bundle" / "epa-orchestrator.snap",
-                working=self._show_work,
-            )
+            raise errors.NeedsOperator(str(error)) from error
+        return Wanted(
+            unit=self.unit.name,
+            config=config,
+            resource=self._resource,
+            bundle=self.charm_dir / "bundle" / "epa-orchestrator.snap",
+            effort=effort,
+            working=self._show_work,
         )
-        self._set_version()
-        return self._report
 
     def _resource(self) -> pathlib.Path | None:
+        """The attached snap; None if none was ever attached.
+
+        Raises:
+            errors.HealsItself: Juju cannot bring it for now.
+        """
         try:
             return self.model.resources.fetch(RESOURCE)
         except ops.ModelError as error:
-            # Juju says so where none was ever attached.
-            logger.debug("no resource: %s", error)
-            return None
+            # Juju says so where none was ever attached; another snap instead is no answer to
+            # anything else.
+            if "not found" in str(error):
+                logger.debug("no resource: %s", error)
+                return None
+            logger.warning("resource-get: %s", error)
+            raise errors.HealsItself(
+                f"waiting for Juju to bring the resource {RESOURCE}"
+            ) from error
 
     def _show_work(self, text: str) -> None:
         logger.info("%s", text)
@@ -129,12 +158,12 @@ class EpaOrchestratorCharm(ops.CharmBase):
     def _on_allocate_cores_action(self, event: ops.ActionEvent) -> None:
         params = event.load_params(models.AllocateCoresParams, errors="fail")
         self._answer(event, lambda: actions.allocate_cores(params))
-        self._reconcile()
+        self._reconcile(Effort.NONE)
 
     def _on_release_action(self, event: ops.ActionEvent) -> None:
         params = event.load_params(models.ReleaseParams, errors="fail")
         self._answer(event, lambda: actions.release(params))
-        self._reconcile()
+        self._reconcile(Effort.NONE)
 
     def _on_health_check_action(self, event: ops.ActionEvent) -> None:
         def check() -> actions.Results:
@@ -146,19 +175,19 @@ class EpaOrchestratorCharm(ops.CharmBase):
         self._answer(event, check)
 
     def _on_refresh_snap_action(self, event: ops.ActionEvent) -> None:
-        channel = str(self.config.get("snap-channel") or "")
-        self._answer(event, lambda: actions.refresh_snap(channel, self._reconcile))
-        self._reconcile()
+        with patience.within(REFRESH_SECONDS):
+            self._answer(event, lambda: refreshing.refresh_snap(self._wanted(Effort.FULL)))
+            self._reconcile(Effort.AGAIN)
 
     def _on_restart_daemon_action(self, event: ops.ActionEvent) -> None:
         self._answer(event, actions.restart_daemon)
-        self._reconcile()
+        self._reconcile(Effort.NONE)
 
     def _answer(self, event: ops.ActionEvent, work: Callable[[], actions.Results]) -> None:
         """Give an action its results, or its one-line failure."""
         try:
             event.set_results(work())
-        except errors.ActionFailed as error:
+        except (errors.ActionFailed, errors.Trouble) as error:
             logger.warning("%s: %s", event.handle.kind, error)
             event.fail(str(error))
 

@@ -13,21 +13,25 @@ from typing import Any
 from charms.epa_orchestrator.v0 import epa_client
 from opentelemetry import trace
 
+import cpulist
 import errors
+import patience
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 ISOLATED = "isolated"
-OVS_AFFINITY = "ovs-affinity"
 HISTORY = "history"
 GENERAL = "general"
+OVS_AFFINITY = "ovs-affinity"
 
 # A crashed daemon is back after two seconds; a new one may take over an old state first.
 ANSWER_SECONDS = 10.0
 START_SECONDS = 30.0
 _STEP_SECONDS = 10.0
 _POLL_SECONDS = 0.5
+# Older daemons send the sentence alone.
+_NO_POOL = ("pool-not-configured", "CPU pool general is not configured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +102,15 @@ class Holdings:
         return cpus + pages
 
 
+class _Traced(epa_client.EpaClient):
+    def request(self, action: str, **fields: Any) -> dict[str, Any]:
+        with tracer.start_as_current_span(f"daemon {action}"):
+            return super().request(action, **fields)
+
+
 def client() -> epa_client.EpaClient:
     """A client with a limit for each step, so that no hook waits for ever."""
-    return epa_client.EpaClient(timeout=_STEP_SECONDS)
+    return _Traced(timeout=_STEP_SECONDS)
 
 
 @contextlib.contextmanager
@@ -118,25 +128,45 @@ def asked() -> Generator[None]:
         raise errors.DaemonSilent(f"the daemon's reply makes no sense: {error!r}") from error
 
 
+@contextlib.contextmanager
+def listed() -> Generator[None]:
+    """As `asked`, for what a daemon never refuses unless something is wrong with itself.
+
+    Raises:
+        errors.DaemonSilent: there was no answer to work with.
+        errors.NeedsOperator: it refuses.
+    """
+    try:
+        with asked():
+            yield
+    except epa_client.Refused as error:
+        raise errors.NeedsOperator(f"the daemon refuses: {error.text}") from error
+
+
 def look() -> Holdings:
     """Ask for both pools and the hugepages.
 
     Raises:
         errors.DaemonSilent: no answer.
+        errors.NeedsOperator: the daemon refuses to list what is held.
     """
-    with tracer.start_as_current_span("daemon look"), asked():
+    with tracer.start_as_current_span("daemon look"), listed():
         ask = client()
         listings = [ask.list_allocations()]
         features = frozenset[str](listings[0].get("supported_cpu_features") or ())
+        left_over: list[Claim] = []
         if "cpu-pools" in features:
             try:
                 listings.append(ask.list_allocations(pool=GENERAL))
             except epa_client.Refused as error:
-                logger.debug("no general pool: %s", error)
+                if error.code not in _NO_POOL and error.text not in _NO_POOL:
+                    raise
+                if "topology" in features:
+                    left_over = _without_a_pool(ask.get_topology(), listings[0])
         pages, problem = _pages(ask)
         pools = {str(listing.get("pool", ISOLATED)): _pool(listing) for listing in listings}
-        claims = tuple(_claim(entry) for listing in listings for entry in listing["allocations"])
-        return Holdings(features, pools, claims, pages, problem)
+        listed_claims = [_claim(entry) for found in listings for entry in found["allocations"]]
+        return Holdings(features, pools, (*listed_claims, *left_over), pages, problem)
 
 
 def wait(seconds: float) -> Holdings:
@@ -144,8 +174,9 @@ def wait(seconds: float) -> Holdings:
 
     Raises:
         errors.DaemonSilent: none in this time.
+        errors.NeedsOperator: the daemon refuses to list what is held.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience.left(seconds)
     while True:
         try:
             return look()
@@ -160,10 +191,11 @@ def problems(holdings: Holdings) -> list[str]:
 
     Raises:
         errors.DaemonSilent: no answer.
+        errors.NeedsOperator: it refuses.
     """
     if not holdings.newer:
         return []
-    with asked():
+    with listed():
         return [str(problem["text"]) for problem in client().get_health()["problems"]]
 
 
@@ -184,6 +216,21 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         policy=str(entry.get("preemption_policy") or "legacy"),
         numa=bool(entry.get("is_explicit")),
     )
+
+
+def _without_a_pool(topology: Mapping[str, Any], isolated: Mapping[str, Any]) -> list[Claim]:
+    """General claims that no listing shows, because their pool is configured no longer."""
+    known = {str(entry["service_name"]) for entry in isolated["allocations"]}
+    held: dict[str, set[int]] = {}
+    for cpu in topology["cpus"]:
+        if cpu["pool"] != ISOLATED:
+            for owner in cpu["owners"]:
+                held.setdefault(str(owner), set()).add(int(cpu["cpu"]))
+    return [
+        Claim(owner, GENERAL, cpulist.ranges(cpus), len(cpus), "-", numa=False)
+        for owner, cpus in sorted(held.items())
+        if owner not in known
+    ]
 
 
 def _pages(ask: epa_client.EpaClient) -> tuple[tuple[Pages, ...], str]:

@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from charmlibs import snap
-from opentelemetry import trace
 
+import changes
 import epa_snap
 import errors
 import models
+import patience
 import snapd
 
 logger = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
 
 # Name of the daemon's plug -> whether a running daemon must be restarted for it (what seccomp
 # allows is fixed when a process starts).
@@ -30,6 +30,7 @@ DAEMON_PLUGS = {
 }
 # Clients whose configure hook runs again when this option changes.
 TRIGGERS = {"openstack-hypervisor": "configure-trigger"}
+_TRIGGER_SECONDS = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Plug:
 
 def plugs() -> list[Plug]:
     """All plugs of all snaps."""
-    with epa_snap.told("cannot read the connections"):
+    with changes.told("cannot read the connections"):
         answer: dict[str, Any] = snapd.get("/v2/connections", select="all")
     return [
         Plug(
@@ -66,65 +67,65 @@ def unconnected(known: Iterable[Plug]) -> list[str]:
     ]
 
 
-def connect_daemon(names: Iterable[str]) -> bool:
-    """Connect plugs of the daemon; True if it must be restarted to make use of them."""
-    restart = False
-    for name in names:
-        logger.info("connecting %s:%s", epa_snap.NAME, name)
-        with (
-            epa_snap.told(f"cannot connect {epa_snap.NAME}:{name}"),
-            tracer.start_as_current_span("snap connect"),
-        ):
-            snap.connect((epa_snap.NAME, name))
-        restart = restart or DAEMON_PLUGS[name]
-    return restart
+def connect_daemon(name: str) -> bool:
+    """Connect a plug of the daemon; True if it must be restarted to make use of it."""
+    logger.info("connecting %s:%s", epa_snap.NAME, name)
+    plug = (epa_snap.NAME, name)
+    changes.make(f"cannot connect {':'.join(plug)}", "snap connect", lambda: snap.connect(plug))
+    return DAEMON_PLUGS[name]
 
 
-def connect_clients(allowed: Iterable[models.SnapPlug], known: Iterable[Plug]) -> list[str]:
-    """Connect those clients that are there and allowed; returns what an operator should mend.
+def connect_client(client: models.SnapPlug, known: Iterable[Plug]) -> bool:
+    """Connect a client that may be, if it is there and is not connected yet; True if it was not.
 
-    A client that is not installed is none of our business: it is connected when it appears.
+    One that is not installed is none of our business: it is connected when it appears. Nor is it
+    if a plug that nobody named does not fit: the default's snap exists in versions without it.
+
+    Raises:
+        errors.Trouble: what keeps it from being connected.
     """
-    there = {(plug.snap, plug.name): plug for plug in known}
-    snaps = {plug.snap for plug in there.values()}
-    faults: list[str] = []
-    for client in allowed:
-        plug = there.get((client.snap, client.plug))
-        if plug is None:
-            if client.snap in snaps:
-                faults.append(f"epa-info-plugs: {client.snap} has no plug {client.plug}")
-        elif plug.interface != "content":
-            faults.append(f"epa-info-plugs: {client} is no content plug")
-        elif (epa_snap.NAME, epa_snap.SLOT) not in plug.slots:
-            faults += _connect_client(client)
-    return faults
+    mine = {plug.name: plug for plug in known if plug.snap == client.snap}
+    if not mine:
+        return False
+    plug = mine.get(client.plug)
+    if plug is None:
+        _does_not_fit(client, f"{client.snap} has no plug {client.plug}")
+    elif plug.interface != "content":
+        _does_not_fit(client, f"{client} is no content plug")
+    elif (epa_snap.NAME, epa_snap.SLOT) not in plug.slots:
+        _connect(client)
+        return True
+    return False
 
 
-def _connect_client(client: models.SnapPlug) -> list[str]:
+def _does_not_fit(client: models.SnapPlug, text: str) -> None:
+    if client not in models.CharmConfig().plugs:
+        raise errors.NeedsOperator(f"epa-info-plugs: {text}")
+    logger.warning("not connected: %s", text)
+
+
+def _connect(client: models.SnapPlug) -> None:
     logger.info("connecting %s", client)
-    try:
-        with (
-            epa_snap.told(f"cannot connect {client}"),
-            tracer.start_as_current_span("snap connect"),
-        ):
-            snap.connect((client.snap, client.plug), (epa_snap.NAME, epa_snap.SLOT))
-    except errors.NeedsOperator as error:
-        return [str(error)]
-    _trigger(client.snap)
-    return []
+    ends = (client.snap, client.plug), (epa_snap.NAME, epa_snap.SLOT)
+    changes.make(f"cannot connect {client}", "snap connect", lambda: snap.connect(*ends))
+    option = TRIGGERS.get(client.snap)
+    if option is not None:
+        _trigger(client.snap, option)
 
 
-def _trigger(client: str) -> None:
+def _trigger(client: str, option: str) -> None:
     """Let a client's configure hook find its new connection.
 
     Its failure is the client's: the connection stands, and the log says how to try again.
     """
-    option = TRIGGERS.get(client)
-    if option is None:
-        return
+    path, values = f"/v2/snaps/{client}/conf", {option: int(time.time())}
+    seconds = patience.left(_TRIGGER_SECONDS)
     try:
-        with epa_snap.told(f"{client}'s configure hook failed"):
-            snap.set(client, {option: int(time.time())})
+        changes.make(
+            f"{client}'s configure hook failed",
+            "snap set",
+            lambda: snapd.change("PUT", path, values, seconds),
+        )
     except errors.Trouble as error:
         logger.error(
             "%s; once it is mended, try again: snap set %s %s=$(date +%%s)", error, client, option

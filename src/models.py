@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+import cpulist
+
 Pool = Literal["isolated", "general"]
 Policy = Literal["legacy", "non-preemptive"]
 
 _RISKS = ("stable", "candidate", "beta", "edge")
 _CHANNEL_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SNAP_PLUG = re.compile(r"([a-z0-9][a-z0-9_-]*):([a-z][a-z0-9-]*)")
-_RANGE = re.compile(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", re.ASCII)
-_MOST_CPUS = 65536
 _AGE = re.compile(r"\d{1,6} *[smhdw]", re.ASCII)
 
 
@@ -48,28 +48,7 @@ def canonical_pool(value: object) -> str:
         ValueError: it is no CPU list.
     """
     text = "" if value is None else str(value).strip()
-    if text in ("", "isolated"):
-        return ""
-    cpus: set[int] = set()
-    for part in text.split(","):
-        found = _RANGE.fullmatch(part)
-        if not found:
-            raise ValueError(f"'{text}' is not a CPU list such as 2-7,12")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if first > last or last >= _MOST_CPUS:
-            raise ValueError(f"'{text}' is not a CPU list: '{part.strip()}'")
-        cpus.update(range(first, last + 1))
-    return _ranges(sorted(cpus))
-
-
-def _ranges(cpus: list[int]) -> str:
-    runs: list[list[int]] = []
-    for cpu in cpus:
-        if runs and cpu == runs[-1][1] + 1:
-            runs[-1][1] = cpu
-        else:
-            runs.append([cpu, cpu])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return "" if text == "isolated" else cpulist.ranges(cpulist.parse(text))
 
 
 def _check_pool(text: str) -> str:

@@ -65,7 +65,7 @@ def _differs(name: str, wanted: str | int, current: Mapping[str, Any]) -> bool:
 def _check_owners(wanted: str, current: Any, holdings: daemon.Holdings) -> None:
     """Another charm's pool may be in use: nobody's CPUs are pulled away from here."""
     owners = holdings.owners(daemon.GENERAL)
-    if owners and current not in (None, ""):
+    if owners and current not in (None, "", "isolated"):
         raise errors.NeedsOperator(
             f"{POOL} is {current} in the snap, not {wanted}: "
             f"release the general CPUs of {', '.join(owners)} first"

@@ -23,31 +23,34 @@ def apply(wanted: bool) -> None:
     """Write the file, or remove the one that this charm wrote.
 
     Raises:
-        errors.NeedsOperator: something stands in its place, or it cannot be written.
+        errors.NeedsOperator: something stands in its place, or it cannot be written or removed.
     """
     try:
-        there = _content()
-        if wanted and not there:
-            logger.info("writing %s", FILE)
-            _write()
-        elif not wanted and there == _WORDS:
+        if wanted:
+            _switch_on()
+        elif _is_ours():
             logger.info("removing %s", FILE)
             FILE.unlink()
             # Open vSwitch keeps files of its own there; an empty folder was made by this charm.
             with contextlib.suppress(OSError):
                 FILE.parent.rmdir()
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
         raise errors.NeedsOperator(f"cannot switch Open vSwitch's affinity: {error}") from error
 
 
-def _content() -> str:
+def _is_ours() -> bool:
+    """Whether this charm wrote it; whatever cannot be read as a file is somebody else's."""
     try:
-        return FILE.read_text()
-    except FileNotFoundError:
-        return ""
+        return FILE.read_bytes() == _WORDS.encode()
+    except OSError:
+        return False
 
 
-def _write() -> None:
+def _switch_on() -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if FILE.read_bytes():
+            return
+    logger.info("writing %s", FILE)
     FILE.parent.mkdir(parents=True, exist_ok=True)
     new = FILE.with_name(f".{FILE.name}.new")
     new.write_text(_WORDS)

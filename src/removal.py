@@ -16,7 +16,8 @@ import tenants
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
-FINISH = f"snap remove {epa_snap.NAME}"
+REMOVE = f"snap remove {epa_snap.NAME}"
+FINISH = f"if nobody holds anything, finish by hand: {REMOVE}"
 
 
 def leave(unit: str) -> None:
@@ -34,11 +35,11 @@ def leave(unit: str) -> None:
             if current := epa_snap.installed():
                 _remove_or_keep(current, others)
         except (errors.Trouble, OSError) as error:
-            logger.error("could not clean up (%s); finish by hand: %s", error, FINISH)
+            logger.error("could not clean up (%s); %s", error, FINISH)
 
 
 def _remove_or_keep(current: epa_snap.Installed, others: list[str]) -> None:
-    reason = _why_it_stays(_answer(), others)
+    reason = why_it_stays(others)
     if reason is None:
         logger.info("nobody holds anything: removing the snap")
         epa_snap.remove()
@@ -48,30 +49,36 @@ def _remove_or_keep(current: epa_snap.Installed, others: list[str]) -> None:
         epa_snap.hold()
 
 
-def _why_it_stays(holdings: daemon.Holdings | None, others: list[str]) -> str | None:
-    """What speaks against a removal, and how to finish it by hand; None if nothing does."""
-    if others:
-        return f"{', '.join(others)} need it"
-    if holdings is None:
-        return f"who holds CPUs cannot be told, as the daemon is silent; if nobody does: {FINISH}"
-    claims = holdings.sentences
-    if holdings.pages_problem:
-        claims.append(f"hugepages unknown ({holdings.pages_problem})")
-    return f"{'; '.join(claims)}; once they are released: {FINISH}" if claims else None
+def why_it_stays(others: list[str]) -> str | None:
+    """What speaks against a removal, and how to finish it by hand; None if nothing does.
+
+    The daemon is asked in any case: one that is silent must not be left behind.
+    """
+    try:
+        holdings = _answer()
+    except (errors.Trouble, errors.DaemonSilent) as error:
+        logger.error("%s", error)
+        reason = f"who holds CPUs cannot be told ({error}); if nobody does: {REMOVE}"
+    else:
+        claims = holdings.sentences
+        if holdings.pages_problem:
+            claims.append(f"hugepages unknown ({holdings.pages_problem})")
+        reason = f"{'; '.join(claims)}; once they are released: {REMOVE}" if claims else None
+    return f"{', '.join(others)} need it" if others else reason
 
 
-def _answer() -> daemon.Holdings | None:
-    """What the daemon lists, if need be after a restart; None if it stays silent.
+def _answer() -> daemon.Holdings:
+    """What the daemon lists, if need be after a restart.
 
     Clients test for the socket alone, so a stopped daemon must not be left behind.
+
+    Raises:
+        errors.Trouble: it refuses, or cannot be restarted.
+        errors.DaemonSilent: it stays silent.
     """
     try:
         return daemon.look()
     except errors.DaemonSilent as error:
         logger.warning("%s; restarting the daemon", error)
-    try:
-        epa_snap.restart()
-        return daemon.wait(daemon.START_SECONDS)
-    except (errors.Trouble, errors.DaemonSilent) as error:
-        logger.error("%s", error)
-        return None
+    epa_snap.restart()
+    return daemon.wait(daemon.START_SECONDS)

@@ -3,29 +3,29 @@
 
 """Where the snap comes from: an attached resource, else a channel, else the charm's own bundle."""
 
-import contextlib
 import dataclasses
 import filecmp
 import logging
 import pathlib
-from collections.abc import Generator
+from typing import Any
 
 from charmlibs import snap
-from opentelemetry import trace
 
+import changes
 import epa_snap
 import errors
+import patience
 import snapd
 
 logger = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
 
 BLOBS = pathlib.Path("/var/lib/snapd/snaps")
 _RISKS = ("stable", "candidate", "beta", "edge")
 _SQUASHFS = b"hsqs"
 _INSTALL_SECONDS = 480.0
-# How /usr/bin/snap says that a channel, or a revision in it, does not exist.
-_NOT_AVAILABLE = ("is not available on", "no snap revision available")
+_INFO_SECONDS = 60.0
+_NO_CHANNEL = ("snap-channel-not-available", "snap-revision-not-available")
+_NOTHING_NEWER = "snap-no-update-available"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,16 @@ class File:
     def __str__(self) -> str:
         return self.title
 
+    @property
+    def fault(self) -> str:
+        """How the sentence begins that tells why it was not installed."""
+        return f"cannot install {self.title}"
+
+    @property
+    def words(self) -> str:
+        """What snapd's changes that install from there have in their summary."""
+        return " snap from file "
+
 
 @dataclasses.dataclass(frozen=True)
 class Store:
@@ -47,6 +57,16 @@ class Store:
 
     def __str__(self) -> str:
         return f"channel {self.channel}"
+
+    @property
+    def fault(self) -> str:
+        """How the sentence begins that tells why it was not installed."""
+        return f"snap-channel '{self.channel}'"
+
+    @property
+    def words(self) -> str:
+        """What snapd's changes that install from there have in their summary."""
+        return f' snap from "{self.channel}" channel'
 
 
 Source = File | Store
@@ -82,6 +102,43 @@ def is_installed(source: Source, current: epa_snap.Installed | None) -> bool:
     return current.local and copy.is_file() and filecmp.cmp(source.path, copy, shallow=False)
 
 
+def check(source: Source) -> None:
+    """Look into a file: snapd would install any snap.
+
+    Raises:
+        errors.NeedsOperator: it is not this one.
+        errors.HealsItself: snapd does not answer.
+    """
+    if isinstance(source, Store):
+        return
+    with source.path.open("rb") as file:
+        if file.read(len(_SQUASHFS)) != _SQUASHFS:
+            raise errors.NeedsOperator(f"{source} is not a snap")
+    with changes.told(f"{source} is not a snap"):
+        described = snapd.run("info", str(source.path), seconds=patience.left(_INFO_SECONDS))
+    names = [
+        line.split(":", 1)[1].strip() for line in described.splitlines() if line[:5] == "name:"
+    ]
+    if names != [epa_snap.NAME]:
+        raise errors.NeedsOperator(f"{source} is the snap {' '.join(names)}, not {epa_snap.NAME}")
+
+
+def undone(source: Source) -> errors.Trouble | None:
+    """Why snapd undid the last change that brought the snap from there; None if it did not.
+
+    snapd forgets its changes after a day.
+    """
+    with changes.told("cannot read snapd's changes"):
+        answer = snapd.get("/v2/changes", **{"for": epa_snap.NAME, "select": "all"})
+    made: list[dict[str, Any]] = [
+        change for change in answer or () if source.words in change["summary"]
+    ]
+    last = max(made, key=lambda change: int(change["id"]), default=None)
+    if last is None or last["status"] != "Error":
+        return None
+    return changes.trouble(source.fault, str(last.get("err", "")))
+
+
 def install(source: Source, current: epa_snap.Installed | None) -> None:
     """Bring the snap from the source, in whatever way what is there now needs.
 
@@ -89,23 +146,48 @@ def install(source: Source, current: epa_snap.Installed | None) -> None:
         errors.Trouble: it is not there, or snapd refuses.
     """
     logger.info("installing %s from %s over %s", epa_snap.NAME, source, current)
-    with tracer.start_as_current_span("snap install"):
-        if isinstance(source, File):
-            _install_file(source)
-        elif current is None:
-            with _channel_told(source.channel):
-                snap.install(epa_snap.NAME, source.channel)
-        elif current.local:
-            _replace_local(source.channel)
-        else:
-            with _channel_told(source.channel):
-                snap.refresh(epa_snap.NAME, source.channel)
+    if isinstance(source, File):
+        words, seconds = ("install", "--dangerous", str(source.path)), _INSTALL_SECONDS
+        changes.make(
+            source.fault,
+            "snap install",
+            lambda: snapd.run(*words, seconds=patience.left(seconds)),
+        )
+    elif current is None:
+        _from_store("install", source)
+    elif current.local:
+        # The store's revision replaces a local one only so.
+        _from_store("refresh", source, amend=True)
+    else:
+        _from_store("refresh", source)
 
 
-def refresh(channel: str) -> bool:
-    """Take the newest revision of the channel; False if it is installed already."""
-    with _channel_told(channel), tracer.start_as_current_span("snap refresh"):
-        return bool(snap.refresh(epa_snap.NAME, channel or None))
+def refresh(source: Store) -> None:
+    """Take the newest revision of the channel, if it is not installed already.
+
+    Raises:
+        errors.Trouble: it is not there, or snapd refuses.
+    """
+    _from_store("refresh", source)
+
+
+def _from_store(action: str, source: Store, **options: bool) -> None:
+    path = f"/v2/snaps/{epa_snap.NAME}"
+    content = {"action": action, "channel": source.channel, **options}
+
+    def work() -> None:
+        try:
+            snapd.change("POST", path, content, patience.left(_INSTALL_SECONDS))
+        except snap.APIError as error:
+            kind = changes.kind_of(error)
+            if kind in _NO_CHANNEL:
+                raise errors.NeedsOperator(f"{source.fault} is not in the store") from error
+            if kind == "snap-not-found":
+                raise errors.NeedsOperator(f"the store has no snap {epa_snap.NAME}") from error
+            if kind != _NOTHING_NEWER:
+                raise
+
+    changes.make(source.fault, f"snap {action}", work)
 
 
 def full_channel(channel: str, current: epa_snap.Installed) -> str:
@@ -115,55 +197,3 @@ def full_channel(channel: str, current: epa_snap.Installed) -> str:
         track = current.channel.split("/")[0] if "/" in current.channel else "latest"
         return "/".join([track, first, *rest])
     return channel if rest else f"{first}/stable"
-
-
-def _install_file(source: File) -> None:
-    """Install a file, after a look at whether it is this snap at all: snapd would take any."""
-    with source.path.open("rb") as file:
-        if file.read(len(_SQUASHFS)) != _SQUASHFS:
-            raise errors.NeedsOperator(f"{source} is not a snap")
-    described = _run(f"{source} is not a snap", "info", str(source.path))
-    names = [
-        line.split(":", 1)[1].strip() for line in described.splitlines() if line[:5] == "name:"
-    ]
-    if names != [epa_snap.NAME]:
-        raise errors.NeedsOperator(f"{source} is the snap {' '.join(names)}, not {epa_snap.NAME}")
-    _run(f"cannot install {source}", "install", "--dangerous", str(source.path))
-
-
-def _replace_local(channel: str) -> None:
-    """The store's revision replaces a local one only with --amend, which charmlibs-snap lacks."""
-    try:
-        _run(
-            f"snap-channel '{channel}'",
-            *("refresh", "--amend", f"--channel={channel}", epa_snap.NAME),
-        )
-    except errors.NeedsOperator as error:
-        if any(words in str(error) for words in _NOT_AVAILABLE):
-            raise errors.NeedsOperator(f"snap-channel '{channel}' is not in the store") from error
-        raise
-
-
-def _run(what: str, *arguments: str) -> str:
-    try:
-        return snapd.run(*arguments, seconds=_INSTALL_SECONDS)
-    except snapd.CommandFailed as error:
-        if "cannot communicate with server" in str(error):
-            raise errors.HealsItself("waiting for snapd to answer") from error
-        raise epa_snap.trouble(what, str(error)) from error
-
-
-@contextlib.contextmanager
-def _channel_told(channel: str) -> Generator[None]:
-    """Say which channel the store has not; every other error is told as everywhere."""
-    try:
-        with epa_snap.told(f"snap-channel '{channel}'"):
-            yield
-    except errors.NeedsOperator as error:
-        cause = error.__cause__
-        if isinstance(cause, snap.ChannelNotAvailableError | snap.RevisionNotAvailableError):
-            text = f"snap-channel '{channel}' is not in the store"
-            raise errors.NeedsOperator(text) from cause
-        if isinstance(cause, snap.NotInStoreError):
-            raise errors.NeedsOperator(f"the store has no snap {epa_snap.NAME}") from cause
-        raise

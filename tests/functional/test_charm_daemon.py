@@ -11,7 +11,10 @@ import daemon as daemon_room
 import epa_snap
 import errors
 import models
+import removal
+import snapd
 import status
+from epa_snap import check
 from tests.functional.daemons import Daemon
 
 
@@ -69,6 +72,54 @@ def test_a_healthy_daemon_is_healthy():
 def test_a_refusal_is_the_daemons_sentence():
     with pytest.raises(errors.ActionFailed, match="Insufficient CPUs available"):
         actions.allocate_cores(models.AllocateCoresParams(service_name="new", cores=99))
+
+
+def test_general_claims_are_found_when_their_pool_is_no_more(daemon: Daemon):
+    """As after a `snap revert`, which restores the options of an older revision."""
+    daemon.stop()
+    daemon.cpu_pool = ""
+    daemon.start()
+    holdings = daemon_room.look()
+    assert holdings.owners("general") == ["ceph-osd.0"]
+    assert "general" not in holdings.pools
+    assert "ceph-osd.0 holds general CPUs 8" in (removal.why_it_stays([]) or "")
+    assert "no longer in pool general" in daemon_room.problems(holdings)[0]
+    with pytest.raises(errors.ActionFailed, match="general is not configured"):
+        actions.release(models.ReleaseParams(service_name="ceph-osd.0", pool="general"))
+
+
+def test_a_release_in_a_node_that_gives_nothing_back_fails():
+    name = "ovs-dpdk-datapath"
+    with pytest.raises(errors.ActionFailed, match="in NUMA node 1"):
+        actions.release(models.ReleaseParams(service_name=name, numa_node=1))
+    released = actions.release(models.ReleaseParams(service_name=name, numa_node=0))
+    assert released["cpus"] == ""
+
+
+@pytest.mark.parametrize(
+    ("pool", "state", "reasons"),
+    [
+        ("0-3", "", 0),  # It overlaps the isolated ones; the daemon starts without a general pool.
+        ("0-1", "{broken", 1),
+    ],
+)
+def test_a_check_gives_only_what_keeps_the_daemon_from_starting(
+    pool: str, state: str, reasons: int, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    daemon.stop()
+    daemon.cpu_pool = pool
+    if state:
+        (daemon.data / "state.json").write_text(state)
+
+    def run(*_: str, seconds: float) -> str:
+        raise snapd.CommandFailed("exit 78", daemon.run("--check", "--format", "json").stdout)
+
+    monkeypatch.setattr(snapd, "run", run)
+    monkeypatch.setattr(epa_snap, "services", lambda: {epa_snap.PEOPLES_COMMAND: False})
+    assert len(check()) == reasons
+    if not reasons:
+        daemon.start()
+        assert daemon.answers()
 
 
 def test_a_stopped_daemon_is_silent(daemon: Daemon):

@@ -3,6 +3,7 @@
 
 """Start, refusal to start, check, readiness and stop."""
 
+import fcntl
 import json
 import socket
 import subprocess
@@ -92,6 +93,41 @@ def test_a_live_socket_is_never_replaced_and_a_stale_one_is(
     while daemon.socket_path.stat().st_ino == stale and time.monotonic() < deadline:
         time.sleep(0.01)
     assert daemon.listing()["total_allocations"] == 0
+
+
+@pytest.mark.parametrize("file", ["data/state.json", "state/ledger.db"])
+def test_a_refused_start_leaves_no_dead_socket(daemon: Daemon, file: str):
+    """Clients take the path alone for a running daemon."""
+    daemon.kill()
+    assert daemon.socket_path.exists()
+    (daemon.folder / file).write_text("{broken")
+    assert daemon.run("--check").returncode == 78
+    assert daemon.socket_path.exists(), "a check changes nothing"
+    assert daemon.run().returncode == 78
+    assert not daemon.socket_path.exists()
+
+
+def test_a_refused_start_leaves_the_socket_of_another_daemon(
+    daemon: Daemon, make_daemon: MakeDaemon
+):
+    second = make_daemon()
+    second.data.symlink_to(daemon.data)
+    second.state.mkdir()
+    (second.state / "ledger.db").write_text("{broken")
+    assert second.run().returncode == 78
+    assert daemon.run().returncode == 78
+    assert daemon.listing()["total_allocations"] == 0
+
+
+def test_a_refused_start_leaves_the_socket_of_a_daemon_that_is_about_to_replace_it(
+    daemon: Daemon,
+):
+    """Whoever has the state folder may be starting, and takes the place of a stale socket."""
+    daemon.kill()
+    with (daemon.state / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert daemon.run().returncode == 78
+        assert daemon.socket_path.exists()
 
 
 def test_a_refused_start_has_not_taken_over_the_old_state(daemon: Daemon, make_daemon: MakeDaemon):

@@ -52,6 +52,34 @@ def cached_charm(lab: Lab, snap: Path) -> Path:
     return lab.cache.get("charm", cache.key_of(committed, files=[snap]), pack) / "packed.charm"
 
 
+def bundle_of(charm: Path, out: Path) -> Path:
+    """The snap that the charm carries."""
+    with zipfile.ZipFile(charm) as packed:
+        return Path(packed.extract("bundle/epa-orchestrator.snap", out))
+
+
+def another_build(charm: Path, work: Path, refuses: str = "") -> Path:
+    """The bundled snap with the version `another`.
+
+    Args:
+        refuses: its hook post-refresh says this, and has snapd undo the refresh.
+    """
+    tree, built = work / "tree", work / "epa-orchestrator.snap"
+    bundle = bundle_of(charm, work)
+    subprocess.run(["unsquashfs", "-q", "-n", "-no-xattrs", "-d", tree, bundle], check=True)
+    described = tree / "meta/snap.yaml"
+    lines = described.read_text().splitlines()
+    changed = ["version: another" if line.startswith("version:") else line for line in lines]
+    described.write_text("\n".join(changed) + "\n")
+    if refuses:
+        hook = tree / "meta/hooks/post-refresh"
+        hook.write_text(f"#!/bin/sh\necho '{refuses}' >&2\nexit 1\n")
+    # What every snap is packed with; containers mount it by themselves, and know no other.
+    command = ["mksquashfs", tree, built, "-noappend", "-comp", "xz", "-no-fragments"]
+    subprocess.run([*command, "-no-xattrs", "-all-root", "-no-progress", "-quiet"], check=True)
+    return built
+
+
 def principal_charm(out: Path) -> Path:
     """The minimal principal, zipped with the modes of its files."""
     charm = out / "principal.charm"

@@ -4,7 +4,6 @@
 """A unit of the packed charm in a machine: real dispatch, ops and snapd, stub hook tools."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,12 +149,6 @@ def start(machine: Machine) -> None:
         outcome = unit.run(hook)
         assert outcome.status == IDLE, outcome
     machine.run("snap connect epa-consumer:epa-info epa-orchestrator:epa-info", timeout=120)
-
-
-def bundle_of(charm: Path, out: Path) -> Path:
-    """The snap that the charm carries."""
-    with zipfile.ZipFile(charm) as packed:
-        return Path(packed.extract("bundle/epa-orchestrator.snap", out))
 
 
 def client(name: str, out: Path) -> Path:

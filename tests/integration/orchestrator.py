@@ -56,7 +56,7 @@ class Orchestrator:
 
     def owners_deployed(self) -> dict[str, str]:
         """What the stand-in for the deployed daemon lists."""
-        return self.ask("list_allocations")["allocations"]
+        return self.owners()
 
     def refresh(self) -> None:
         """To a new revision: that of the file that the machine carries."""

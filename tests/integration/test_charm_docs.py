@@ -100,6 +100,15 @@ def test_every_example_is_what_the_charm_answers(name: str, unit: Unit):
         pytest.fail("the examples were recorded anew; read the difference")
 
 
+def test_the_status_in_the_tutorial_is_that_of_its_examples():
+    page = (DOCS / "tutorial/deploy.md").read_text()
+    (line,) = [line for line in page.splitlines() if " epa-orchestrator/0* " in line]
+    examples = [match for match in EXAMPLE.finditer(page) if match["words"] == "health-check"]
+    shown = yaml.safe_load(examples[0]["shown"])
+    # Columns are two blanks apart; the message is the last.
+    assert re.split(r" {2,}", line.strip())[-1] == shown["allocation-state"]
+
+
 def test_every_action_has_an_example():
     page = (DOCS / "reference/charm.md").read_text()
     charm = yaml.safe_load((DOCS.parent / "charmcraft.yaml").read_text())

@@ -4,13 +4,12 @@
 """The packed charm on a real machine where something is wrong, old, or to be left behind."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration import charm_unit
+from tests.integration import charm_files, charm_unit
 from tests.integration.charm_unit import IDLE, Unit
 from tests.integration.lab.template import Template
 from tests.integration.orchestrator import SOCKET
@@ -115,7 +114,7 @@ def test_a_state_that_cannot_be_read_is_shown_and_left_alone(unit: Unit):
     assert "state.json" in unit.fail("list-allocations")
     assert machine.read(old).decode() == '{"allocations_db": 5}'
     machine.run(["rm", old])
-    assert unit.act("restart-daemon")["allocation-state"] in HELD
+    assert unit.act("restart-daemon")["allocation-state"] == HELD.removeprefix("active: ")
     assert unit.epa.owners() == {"nova": "2-3"}
 
 
@@ -158,6 +157,31 @@ def deployed_unit(deployed_template: Template, charm: Path) -> Iterator[Unit]:
         yield Unit(machine)
 
 
+def test_a_unit_may_stay_on_what_is_deployed_today(deployed_unit: Unit):
+    unit = deployed_unit
+    unit.resource = "/root/deployed.snap"
+    unit.machine.run(f"cp /var/lib/snapd/snaps/epa-orchestrator_x1.snap {unit.resource}")
+    unit.epa.allocate("nova", 2)
+    assert unit.run("upgrade-charm").status == "active: 2/6 CPUs held by 1 service"
+    assert (unit.revision(), unit.notes()) == ("x1", "held")
+    before = unit.changes()
+    assert unit.act("list-allocations")["allocations"].splitlines()[1].split()[:2] == [
+        "nova",
+        "isolated",
+    ]
+    assert unit.act("list-hugepages") == {"hugepages": "no hugepages on this host"}
+    assert unit.act("refresh-snap")["allocations"].startswith("unchanged: 2/6")
+    for action in ("health-check", "show-topology", "show-ovs-affinity"):
+        assert unit.fail(action) == "needs a newer daemon"
+    assert unit.act("release", service_name="nova") == {"cpus": "", "free-cpus": "6"}
+    assert unit.changes() == before
+    unit.config["cpu-pool"] = "0-1"
+    assert unit.run("config-changed").status == "blocked: cpu-pool needs a newer daemon"
+    assert unit.changes() == before
+    unit.run("remove")
+    assert not unit.is_installed()
+
+
 def test_from_what_is_deployed_today_every_claim_is_kept(deployed_unit: Unit):
     unit = deployed_unit
     unit.machine.write(f"{DATA}/state.json", json.dumps(OLD_STATE))
@@ -173,9 +197,31 @@ def test_from_what_is_deployed_today_every_claim_is_kept(deployed_unit: Unit):
     assert unit.changes() == before
 
 
+def test_a_bundle_that_snapd_undoes_is_named_and_not_tried_again_by_update_status(
+    unit: Unit, charm: Path, tmp_path: Path
+):
+    unit.epa.allocate("nova", 2)
+    refused = charm_files.another_build(charm, tmp_path, refuses="cannot take over")
+    unit.machine.put(refused, charm_unit.BUNDLE)
+    text = "blocked: cannot install bundled snap: cannot take over"
+    assert unit.run("upgrade-charm").status == text
+    assert (unit.revision(), unit.notes()) == ("x1", "held")
+    unit.epa.wait()
+    before, pid = unit.changes(), unit.epa.pid()
+    for _ in range(2):
+        assert unit.run("update-status").statuses == [text]
+    assert unit.fail("refresh-snap") == text.removeprefix("blocked: ")
+    assert len(unit.changes()) == len(before) + 1
+    unit.epa.wait()
+    assert unit.epa.pid() != pid
+    unit.machine.run("snap stop epa-orchestrator", timeout=120)
+    assert unit.run("update-status").status == text
+    assert unit.epa.owners() == {"nova": "2-3"}
+
+
 def test_a_newer_charm_brings_its_daemon_and_keeps_claims(unit: Unit, charm: Path, tmp_path: Path):
     unit.epa.allocate("nova", 2)
-    unit.machine.put(_another_build(charm, tmp_path), charm_unit.BUNDLE)
+    unit.machine.put(charm_files.another_build(charm, tmp_path), charm_unit.BUNDLE)
     outcome = unit.run("upgrade-charm")
     assert (outcome.status, outcome.version) == (HELD, "another")
     assert "INFO all 1 claims kept" in outcome.log
@@ -185,16 +231,3 @@ def test_a_newer_charm_brings_its_daemon_and_keeps_claims(unit: Unit, charm: Pat
     before = unit.changes()
     assert unit.run("update-status").statuses == [HELD]
     assert unit.changes() == before
-
-
-def _another_build(charm: Path, work: Path) -> Path:
-    """The bundled snap with another version."""
-    tree, built = work / "tree", work / "epa-orchestrator.snap"
-    bundle = charm_unit.bundle_of(charm, work)
-    subprocess.run(["unsquashfs", "-q", "-n", "-d", tree, bundle], check=True)
-    yaml = tree / "meta/snap.yaml"
-    lines = yaml.read_text().splitlines()
-    changed = ["version: another" if line.startswith("version:") else line for line in lines]
-    yaml.write_text("\n".join(changed) + "\n")
-    charm_unit.standins.pack(tree, built)
-    return built

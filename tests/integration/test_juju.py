@@ -25,16 +25,24 @@ from tests.integration import charm_files
 
 APP = "epa-orchestrator"
 PRINCIPAL = "principal"
+KEEPER = "keeper"
+RESOURCE = "epa-orchestrator-snap"
+REFERENCES = "/opt/singleton_snaps/LCK..epa-orchestrator*"
 ENDPOINT = "sunbeam-machine"
 SOCKET = "/var/snap/epa-orchestrator/current/data/epa.sock"
 SLOW = 1800.0
 SOON = 600.0
 
 ASK = f"""
-import json, socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.settimeout(30)
-s.connect({SOCKET!r})
+import json, socket, sys, time
+for attempt in range(60):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(30)
+    try:
+        s.connect({SOCKET!r})
+        break
+    except (FileNotFoundError, ConnectionRefusedError):
+        time.sleep(1)  # The machine has just booted.
 s.sendall(sys.argv[1].encode())
 reply = b""
 while chunk := s.recv(65536):
@@ -63,20 +71,32 @@ def charm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(charm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The snap in the charm, as a file to attach."""
-    folder = tmp_path_factory.mktemp("bundle")
-    shutil.unpack_archive(charm, folder, "zip")
-    return folder / "bundle" / "epa-orchestrator.snap"
+def another(charm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snap to attach: the one in the charm with the version `another`."""
+    for tool in ("unsquashfs", "mksquashfs"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool}: apt-get install squashfs-tools")
+    return charm_files.another_build(charm, tmp_path_factory.mktemp("another"))
 
 
-def settled(juju: jubilant.Juju, units: int = 1, timeout: float = SLOW) -> jubilant.Status:
-    """Wait until all units of the charm are active and every agent has come to rest."""
+def settled(
+    juju: jubilant.Juju, units: int = 1, charm_rev: int | None = None, version: str | None = None
+) -> jubilant.Status:
+    """Wait until all units are active, every agent has come to rest, and there is what is asked.
+
+    Args:
+        units: how many of the charm.
+        charm_rev: Juju's number of the charm that every unit must run.
+        version: of the workload.
+    """
 
     def ready(status: jubilant.Status) -> bool:
-        there = len(status.get_units(APP)) == units
+        there = status.get_units(APP)
         return (
-            there
+            len(there) == units
+            and charm_rev in (None, status.apps[APP].charm_rev)
+            and not any(unit.upgrading_from for unit in there.values())
+            and version in (None, status.apps[APP].version)
             and jubilant.all_active(status, APP, PRINCIPAL)
             and jubilant.all_agents_idle(status, APP, PRINCIPAL)
         )
@@ -84,7 +104,22 @@ def settled(juju: jubilant.Juju, units: int = 1, timeout: float = SLOW) -> jubil
     def broken(status: jubilant.Status) -> bool:
         return jubilant.any_error(status, APP, PRINCIPAL)
 
-    return juju.wait(ready, error=broken, timeout=timeout, delay=5)
+    return juju.wait(ready, error=broken, timeout=SLOW, delay=5)
+
+
+def refresh(juju: jubilant.Juju, charm: Path, **more: Any) -> int:
+    """Refresh the charm; returns the number that Juju gives the new one."""
+    before = juju.status().apps[APP].charm_rev
+    juju.refresh(APP, path=charm, **more)
+    after = juju.status().apps[APP].charm_rev
+    assert after > before, "a local charm gets a new number each time"
+    return after
+
+
+def installed(juju: jubilant.Juju, unit: str) -> tuple[str, str]:
+    """Version and revision of the snap."""
+    words = juju.exec("snap list epa-orchestrator", unit=unit).stdout.splitlines()[1].split()
+    return words[1], words[2]
 
 
 def unit_of(juju: jubilant.Juju) -> str:
@@ -186,7 +221,7 @@ def test_a_reboot_keeps_the_claims(juju: jubilant.Juju):
     def rebooted(_: jubilant.Status) -> bool:
         try:
             gone = juju.exec("test ! -e /run/epa-before-reboot", unit=unit, wait=60)
-        except (jubilant.TaskError, jubilant.CLIError, TimeoutError):
+        except (jubilant.TaskError, jubilant.CLIError, TimeoutError, ValueError):
             return False
         return gone.success
 
@@ -197,19 +232,27 @@ def test_a_reboot_keeps_the_claims(juju: jubilant.Juju):
 
 
 def test_a_charm_refresh_keeps_the_claims(juju: jubilant.Juju, charm: Path):
-    juju.refresh(APP, path=charm)
-    settled(juju)
-    wait_for_status(juju, "active", "general pool 1/1")
+    before = installed(juju, unit_of(juju))
+    settled(juju, charm_rev=refresh(juju, charm))
+    # The same bundle: nothing to install.
+    assert installed(juju, unit_of(juju)) == before
+    assert "general pool 1/1" in message_of(juju, unit_of(juju))
 
 
-def test_an_attached_snap_replaces_the_bundled_one(juju: jubilant.Juju, bundle: Path):
+def test_an_attached_snap_replaces_the_bundled_one(
+    juju: jubilant.Juju, charm: Path, another: Path
+):
     unit = unit_of(juju)
-    before = juju.exec("snap list epa-orchestrator", unit=unit).stdout
-    juju.cli("attach-resource", APP, f"epa-orchestrator-snap={bundle}")
-    settled(juju)
-    # The same file: nothing to install, and every claim in place.
-    assert juju.exec("snap list epa-orchestrator", unit=unit).stdout == before
-    wait_for_status(juju, "active", "general pool 1/1")
+    _, before = installed(juju, unit)
+    # Not attach-resource: jubilant puts files where a confined juju finds them for refresh alone.
+    new = refresh(juju, charm, resources={RESOURCE: str(another)})
+    settled(juju, charm_rev=new, version="another")
+    version, revision = installed(juju, unit)
+    assert version == "another"
+    assert revision != before
+    assert "general pool 1/1" in message_of(juju, unit)
+    listing = ask(juju, unit, "list_allocations", pool="general")
+    assert [entry["service_name"] for entry in listing["allocations"]] == ["test"]
 
 
 def test_refresh_snap_succeeds_and_changes_nothing(juju: jubilant.Juju):
@@ -249,12 +292,36 @@ def test_bad_parameters_fail_the_action(juju: jubilant.Juju):
     assert "service nobody holds no CPUs" in caught.value.task.message
 
 
-def test_two_units_work_and_one_leaves_cleanly(juju: jubilant.Juju):
-    juju.add_unit(PRINCIPAL)
+def test_an_empty_resource_brings_the_bundled_one_back(
+    juju: jubilant.Juju, charm: Path, tmp_path: Path
+):
+    none = tmp_path / "none.snap"
+    none.touch()
+    unit = unit_of(juju)
+    assert installed(juju, unit)[0] == "another"
+    settled(juju, charm_rev=refresh(juju, charm, resources={RESOURCE: str(none)}))
+    assert installed(juju, unit)[0] != "another"
+    assert "general pool 1/1" in message_of(juju, unit)
+
+
+def test_two_units_work_and_one_leaves_its_machine_cleanly(juju: jubilant.Juju, tmp_path: Path):
+    # Its machine would go with the unit if nobody else lived there.
+    juju.deploy(charm_files.principal_charm(tmp_path), KEEPER, base="ubuntu@24.04")
+    juju.wait(lambda status: jubilant.all_active(status, KEEPER), timeout=SLOW, delay=5)
+    (keeper,) = juju.status().apps[KEEPER].units.values()
+    juju.add_unit(PRINCIPAL, to=keeper.machine)
     status = settled(juju, units=2)
-    newest = max(status.apps[PRINCIPAL].units, key=lambda name: int(name.split("/")[1]))
-    juju.remove_unit(newest)
+    on_machine = {
+        name: unit
+        for name, unit in status.apps[PRINCIPAL].units.items()
+        if unit.machine == keeper.machine
+    }
+    ((principal, unit),) = on_machine.items()
+    (ours,) = unit.subordinates
+    assert juju.exec(f"ls {REFERENCES}", unit=ours).stdout.strip().endswith(ours.replace("/", "_"))
+    juju.remove_unit(principal)
     settled(juju, units=1)
+    assert leftovers(juju, keeper.machine) == []
 
 
 def test_removal_with_claims_leaves_the_snap_running(juju: jubilant.Juju):
@@ -264,21 +331,27 @@ def test_removal_with_claims_leaves_the_snap_running(juju: jubilant.Juju):
     assert "held" in juju.exec("snap list epa-orchestrator", machine=machine).stdout
     services = juju.exec("snap services epa-orchestrator", machine=machine).stdout
     assert services.splitlines()[1].split()[2] == "active"
-    assert not juju.exec("ls -A /opt/singleton_snaps || true", machine=machine).stdout.strip()
+    assert not juju.exec(f"ls {REFERENCES} || true", machine=machine).stdout.strip()
 
 
 def test_deployed_again_with_a_resource_and_removed_without_claims(
-    juju: jubilant.Juju, charm: Path, bundle: Path
+    juju: jubilant.Juju, charm: Path, another: Path
 ):
     machine = next(iter(juju.status().apps[PRINCIPAL].units.values())).machine
-    juju.deploy(charm, APP, resources={"epa-orchestrator-snap": str(bundle)})
+    juju.deploy(charm, APP, resources={RESOURCE: str(another)})
     juju.integrate(f"{APP}:{ENDPOINT}", f"{PRINCIPAL}:{ENDPOINT}")
-    settled(juju)
+    settled(juju, version="another")
     unit = unit_of(juju)
-    wait_for_status(juju, "active", "general pool 1/1")
+    assert "general pool 1/1" in message_of(juju, unit)
     juju.run(unit, "release", {"service-name": "test", "pool": "general"}, wait=120)
     wait_for_status(juju, "active", "general pool 0/1")
     juju.remove_application(APP)
     juju.wait(lambda status: APP not in status.apps, timeout=SOON, delay=5)
-    gone = juju.exec("snap list epa-orchestrator || echo gone", machine=machine).stdout
-    assert "gone" in gone
+    assert leftovers(juju, machine) == []
+
+
+def leftovers(juju: jubilant.Juju, machine: str) -> list[str]:
+    """What the charm has left on a machine; [] where nothing should be."""
+    paths = f"/snap/epa-orchestrator/current {REFERENCES} {SOCKET}"
+    text = juju.exec(f"ls -d {paths} 2>/dev/null || true", machine=machine).stdout
+    return text.split()

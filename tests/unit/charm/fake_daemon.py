@@ -28,9 +28,17 @@ class Held:
 
 @dataclasses.dataclass
 class FakeDaemon:
-    """`old`: the daemon deployed before this project's, whose replies have fewer fields."""
+    """A daemon.
+
+    Attributes:
+        old: the one deployed before this project's, whose replies have fewer fields.
+        features: what it names; there are daemons with pools and without the rest.
+        refusals: action -> the sentence with which it is refused.
+    """
 
     old: bool = False
+    features: list[str] = dataclasses.field(default_factory=lambda: list(NEW_FEATURES))
+    refusals: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     isolated: str = "2-13"
     general: str | None = None
     pages: dict[tuple[int, int], tuple[int, int]] = dataclasses.field(
@@ -42,12 +50,17 @@ class FakeDaemon:
     )
     problems: list[str] = dataclasses.field(default_factory=list[str])
     memory_error: str = ""
+    node: int = 0  # The one that all CPUs are of.
     changes: list[str] = dataclasses.field(default_factory=list[str])
 
     def answer(self, action: str, fields: Reply) -> Reply:
         if self.old:
             assert "pool" not in fields, "today's daemon knows no pools"
             assert action not in ("get_health", "get_topology")
+        if action in ("get_health", "get_topology"):
+            assert action.removeprefix("get_") in self.features, f"unknown action {action}"
+        if action in self.refusals:
+            refuse(self.refusals[action], "internal-error")
         return getattr(self, f"_{action}")(**fields)
 
     def _pool(self, name: str) -> frozenset[int]:
@@ -70,7 +83,7 @@ class FakeDaemon:
             "allocations": [self._entry(name, held) for name, held in mine.items()],
         }
         if not self.old:
-            reply |= {"supported_cpu_features": NEW_FEATURES, "pool": pool}
+            reply |= {"supported_cpu_features": self.features, "pool": pool}
         return reply
 
     def _entry(self, name: str, held: Held) -> Reply:
@@ -106,6 +119,19 @@ class FakeDaemon:
             "problems": problems,
         }
 
+    def _get_topology(self) -> Reply:
+        pools = {pool: self._pool(pool) for pool in ("isolated", "general")}
+        owned = frozenset[int]().union(*(held.cpus for held in self.held.values()))
+        cpus = [
+            {
+                "cpu": cpu,
+                "pool": next((pool for pool, cpus in pools.items() if cpu in cpus), None),
+                "owners": [name for name, held in self.held.items() if cpu in held.cpus],
+            }
+            for cpu in sorted(owned.union(*pools.values()))
+        ]
+        return {"version": "1.0", "cpus": cpus}
+
     def _allocate_cores(self, service_name: str, num_of_cores: int, **options: str) -> Reply:
         pool = options.get("pool", "isolated")
         if num_of_cores == -1:
@@ -137,7 +163,8 @@ class FakeDaemon:
             refuse(f"NUMA node {numa_node} does not exist", "no-such-node")
         if num_of_cores == -1:
             self.changes.append(f"release {service_name} node {numa_node}")
-            self.held.pop(service_name, None)
+            if numa_node == self.node:
+                self.held.pop(service_name, None)
             cpus = frozenset[int]()
         else:
             cpus = self._take(service_name, num_of_cores, options, numa=True)

@@ -9,7 +9,10 @@ those that it expects.
 
 import dataclasses
 import datetime
+import json
 import pathlib
+import urllib.parse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
@@ -65,6 +68,10 @@ class Machine:
         self.daemon = FakeDaemon()
         self.changes: list[str] = []
         self.failures: dict[str, Exception] = {}
+        self.snapd_changes: list[dict[str, Any]] = []
+        self.slow = ""
+        self.troubles: dict[str, Callable[[], Exception | None]] = {}
+        self.deeds: dict[str, Callable[[], None]] = {}
         self.snapd_error: snaplib.Error | None = None
         self.daemon_dead = False
         self.cured_by_restart = True
@@ -108,12 +115,12 @@ class Machine:
 
     def _patch(self, patch: pytest.MonkeyPatch) -> None:
         known = ("list_one", "hold", "get", "set", "restart", "start", "remove", "connect")
-        for name in (*known, "install", "refresh"):
+        for name in known:
             patch.setattr(snaplib, name, getattr(self, f"_{name}"))
-        for name in set(snaplib.__all__) - {*known, "install", "refresh"}:
+        for name in set(snaplib.__all__) - set(known):
             if name[0].islower():
                 patch.setattr(snaplib, name, _unknown(f"snap.{name}"))
-        patch.setattr(snapd, "get", self._snapd_get)
+        patch.setattr(snapd, "_ask", self._ask_snapd)
         patch.setattr(snapd, "run", self._snapd_run)
         patch.setattr(snapd.subprocess, "run", _unknown("subprocess.run"))
         patch.setattr(epa_client.EpaClient, "request", self._daemon_request)
@@ -130,12 +137,27 @@ class Machine:
         if self.snapd_error is not None:
             raise self.snapd_error
 
-    def _change(self, text: str) -> None:
+    def _change(self, text: str, summary: str = "") -> None:
+        """A change, which fails if a test wants it to; `summary` is snapd's own for an install."""
         self._reach()
         self.changes.append(text)
-        for words, error in self.failures.items():
-            if words in text:
+        troubles = {words: trouble() for words, trouble in self.troubles.items()}
+        for words, error in (self.failures | troubles).items():
+            if words in text and error is not None:
+                # What went as far as a change is remembered; what was refused at once is not.
+                if str(error).startswith("cannot perform"):
+                    self._remember(summary, str(error))
                 raise error
+        self._remember(summary, "")
+        for words, deed in self.deeds.items():
+            if words in text:
+                deed()
+
+    def _remember(self, summary: str, err: str) -> None:
+        number = str(len(self.snapd_changes) + 1)
+        change = {"id": number, "kind": "install-snap", "summary": summary, "ready": True}
+        done = {"status": "Error", "err": err} if err else {"status": "Done"}
+        self.snapd_changes.insert(0, change | done)
 
     def _find(self, name: str) -> Snap:
         self._reach()
@@ -188,20 +210,10 @@ class Machine:
         assert plug[1] in self._find(plug[0]).plugs
         self.connections.add((plug[0], plug[1], target[0], target[1]))
 
-    def _install(self, name: str, channel: str) -> None:
-        self._change(f"install {name} {channel}")
-        self._from_store(channel)
-
-    def _refresh(self, name: str, channel: str | None) -> bool:
-        self._change(f"refresh {name} {channel}")
-        before = self.snap.revision
-        self._from_store(channel or self.snap.channel)
-        return self.snap.revision != before
-
     def _from_store(self, channel: str) -> None:
         full = channel if "/" in channel else f"latest/{channel}"
         if full not in self.store:
-            raise snaplib.ChannelNotAvailableError("no such channel", kind="", value="")
+            raise api_error("no such channel", "snap-channel-not-available")
         old = self.snaps.get(NAME)
         new = dataclasses.replace(self.store[full], channel=full)
         if old is not None:
@@ -210,8 +222,20 @@ class Machine:
         self.daemon.old = new.old
         self.connections.add((NAME, "network-bind", "snapd", "network-bind"))
 
-    def _snapd_get(self, path: str, **query: str) -> Any:
+    def _ask_snapd(self, method: str, path: str, body: str | None = None) -> dict[str, Any]:
+        if method == "GET":
+            name, _, query = path.partition("?")
+            return {"result": self._snapd_get(name, dict(urllib.parse.parse_qsl(query)))}
+        self._snapd_change(method, path, json.loads(body or ""))
+        return {"change": "77"}
+
+    def _snapd_get(self, path: str, query: dict[str, str]) -> Any:
         self._reach()
+        if path == "/v2/changes/77":
+            slow = self.slow and self.slow in self.changes[-1]
+            return {"status": "Doing" if slow else "Done", "summary": "A slow change"}
+        if path == "/v2/changes" and query == {"for": NAME, "select": "all"}:
+            return self.snapd_changes
         if path == "/v2/apps" and query == {"names": NAME}:
             active = self._find(NAME).active
             people = [] if self.snap.old else [{"snap": NAME, "name": NAME}]
@@ -221,6 +245,22 @@ class Machine:
             every = [(name, plug) for name, found in self.snaps.items() for plug in found.plugs]
             return {"plugs": [self._plug(name, plug) for name, plug in every]}
         raise AssertionError(f"unknown read: {path} {query}")
+
+    def _snapd_change(self, method: str, path: str, content: dict[str, Any]) -> None:
+        match method, path.split("/")[3:], content:
+            case "PUT", [name, "conf"], _:
+                self._set(name, content)
+            case "POST", ["epa-orchestrator"], {"action": action, "channel": channel, **more}:
+                assert action in ("install", "refresh")
+                assert more in ({}, {"amend": True})
+                # The store wants --amend to replace a local revision, and to replace no other.
+                assert bool(more) == (NAME in self.snaps and self.snap.revision[0] == "x")
+                text = f"{action} epa-orchestrator {channel}"
+                summary = f'{action.title()} "{NAME}" snap from "{channel}" channel'
+                self._change(f"{text} --amend" if more else text, summary)
+                self._from_store(channel)
+            case _:
+                raise AssertionError(f"unknown change: {method} {path} {content}")
 
     def _plug(self, snap: str, plug: str) -> dict[str, Any]:
         slots = [c for c in self.connections if c[:2] == (snap, plug)]
@@ -238,14 +278,12 @@ class Machine:
                 name = content.partition(b"name=")[2].split()[0].decode()
                 return f'path: "{path}"\nname:       {name}\nversion:    1 -\n'
             case ("install", "--dangerous", path):
-                self._change(f"install --dangerous {pathlib.Path(path).name}")
+                if self.slow and self.slow in "install --dangerous":
+                    self.now += seconds
+                    raise snapd.TooSlow(f"snap install takes more than {seconds:.0f} s")
+                text = f"install --dangerous {pathlib.Path(path).name}"
+                self._change(text, f'Install "{NAME}" snap from file "epa-orchestrator.snap"')
                 self._install_file(pathlib.Path(path))
-                return ""
-            case ("refresh", "--amend", channel, "epa-orchestrator"):
-                self._change(f"refresh --amend {channel}")
-                if channel.partition("=")[2] not in self.store:
-                    raise snapd.CommandFailed(snapd.said(_NOT_THERE))
-                self._from_store(channel.partition("=")[2])
                 return ""
             case ("run", "epa-orchestrator.daemon", "--check", "--format", "json"):
                 assert not self.snap.old, "today's daemon would run instead"
@@ -274,15 +312,6 @@ class Machine:
         if self.daemon_dead or NAME not in self.snaps or not self.snap.active:
             raise epa_client.NotRunning("no daemon listens on epa.sock")
         return self.daemon.answer(action, fields)
-
-
-# What /usr/bin/snap prints, its lines broken as it breaks them.
-_NOT_THERE = """\
-error: snap "epa-orchestrator" is not available on 2030.1/stable but is available
-       to install on the following channels:
-
-       latest/edge  snap install --edge epa-orchestrator
-"""
 
 
 def _unknown(name: str) -> Any:

@@ -9,12 +9,11 @@ from typing import Any
 
 import ops
 import pytest
-from charmlibs import snap as snaplib
 from ops import testing
 
 import models
 from tests.unit.charm.fake_daemon import Held
-from tests.unit.charm.machine import NAME, Machine, Snap
+from tests.unit.charm.machine import NAME, SNAP_FILE, Machine
 from tests.unit.charm.unit import Unit
 
 READS = (
@@ -199,6 +198,53 @@ def test_release_in_one_node_and_in_the_general_pool(machine: Machine, unit: Uni
     assert machine.daemon.changes == ["release nova node 0", "release ceph-osd.0 general"]
 
 
+def test_release_in_a_node_where_the_service_holds_nothing_fails(machine: Machine, unit: Unit):
+    text = failure(unit, "release", service_name="nova", numa_node=1)
+    assert text == "service nova holds no CPUs of pool isolated in NUMA node 1"
+    assert "nova" in machine.daemon.held
+
+
+def test_what_is_held_of_a_pool_that_is_no_more_is_listed(machine: Machine, unit: Unit):
+    machine.daemon.general = None
+    table = unit.action("list-allocations")["allocations"]
+    assert table.splitlines()[2].split() == ["ceph-osd.0", "general", "0", "1", "-", "count"]
+    # The daemon wants the pool back first.
+    unit.machine.daemon.refusals["allocate_cores"] = "CPU pool general is not configured"
+    text = failure(unit, "release", service_name="ceph-osd.0", pool="general")
+    assert text == "CPU pool general is not configured"
+
+
+@pytest.mark.parametrize("name", ["list-allocations", "list-hugepages", "health-check"])
+def test_a_daemon_that_refuses_fails_the_action_with_its_sentence(
+    name: str, machine: Machine, unit: Unit
+):
+    machine.daemon.refusals["list_allocations"] = "Allocation state is uncertain"
+    assert failure(unit, name) == "the daemon refuses: Allocation state is uncertain"
+    assert machine.done() == []
+
+
+@pytest.mark.parametrize("name", ["allocate-cores", "release", "restart-daemon"])
+def test_no_other_action_brings_another_snap(name: str, machine: Machine, unit: Unit):
+    machine.bundle.write_bytes(SNAP_FILE + b"bundle 2")
+    parameters: dict[str, Any] = {
+        "allocate-cores": {"service_name": "a", "cores": 1},
+        "release": {"service_name": "nova"},
+    }.get(name, {})
+    unit.action(name, **parameters)
+    assert not [change for change in machine.done() if change.startswith("install")]
+    assert unit.status == ops.WaitingStatus("bundled snap is not installed yet")
+
+
+def test_a_daemon_with_pools_and_without_a_health_report_can_be_given_cpus(
+    machine: Machine, unit: Unit
+):
+    machine.daemon.features = ["non-preemptive-allocations", "cpu-pools"]
+    parameters = {"service_name": "a", "cores": 1, "pool": "general"}
+    assert unit.action("allocate-cores", **parameters) == {"cpus": "1", "free-cpus": "0"}
+    for name in ("health-check", "show-topology", "show-ovs-affinity"):
+        assert failure(unit, name) == "needs a newer daemon"
+
+
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
@@ -260,7 +306,9 @@ def test_reading_from_a_dead_daemon_fails_and_restarts_nothing(
 @pytest.mark.parametrize("name", READS)
 def test_reading_says_why_the_daemon_cannot_start(name: str, machine: Machine, unit: Unit):
     machine.daemon_dead = True
-    machine.check_says = '{"ok": false, "problems": [{"code": "x", "text": "state is damaged"}]}'
+    machine.check_says = (
+        '{"ok": false, "problems": [{"code": "settings", "text": "state is damaged"}]}'
+    )
     assert failure(unit, name) == "daemon cannot start: state is damaged"
 
 
@@ -282,72 +330,6 @@ def test_restart_daemon_that_does_not_come_back_fails(machine: Machine, unit: Un
     machine.daemon_dead, machine.cured_by_restart = True, False
     assert failure(unit, "restart-daemon") == "no daemon listens on epa.sock"
     assert unit.status.name == "blocked"
-
-
-def test_refresh_snap_of_a_local_snap_is_a_success(machine: Machine, unit: Unit):
-    results = unit.action("refresh-snap")
-    assert results["result"].startswith("locally installed snap")
-    assert results["revision"] == "x1"
-    assert machine.done() == []
-
-
-def test_refresh_snap_that_finds_nothing_newer_is_a_success(machine: Machine, unit: Unit):
-    machine.add_installed(revision="8", channel="2024.1/stable")
-    machine.store["2024.1/stable"] = Snap("8", plugs=machine.snap.plugs)
-    unit.config["snap-channel"] = "2024.1/stable"
-    assert unit.action("refresh-snap") == {
-        "result": "revision 8 is already the newest of 2024.1/stable",
-        "revision": "8",
-        "version": "1.0",
-        "allocations": "unchanged: 3/12 CPUs held by 1 service, general pool 1/2, 1G pages 2/16",
-    }
-    assert machine.done() == ["refresh epa-orchestrator 2024.1/stable"]
-
-
-def test_refresh_snap_brings_the_newest_and_keeps_the_hold(machine: Machine, unit: Unit):
-    machine.add_installed(revision="8", channel="2024.1/stable")
-    machine.store["2024.1/stable"] = Snap("9", "1.1", plugs=machine.snap.plugs)
-    unit.config["snap-channel"] = "2024.1/stable"
-    results = unit.action("refresh-snap")
-    assert results["result"] == "refreshed from revision 8 to 9"
-    assert results["version"] == "1.1"
-    assert machine.snap.hold is not None
-    assert machine.references == ["LCK..epa-orchestrator--rev9__epa-orchestrator_0"]
-
-
-def test_refresh_snap_fails_when_claims_are_lost(machine: Machine, unit: Unit):
-    machine.add_installed(revision="8", channel="2024.1/stable")
-    machine.store["2024.1/stable"] = Snap("9", plugs=machine.snap.plugs)
-    unit.config["snap-channel"] = "2024.1/stable"
-    refresh = snaplib.refresh
-
-    def forget(name: str, channel: str | None) -> object:
-        del machine.daemon.held["nova"]
-        return refresh(name, channel)
-
-    snaplib.refresh = forget
-    text = failure(unit, "refresh-snap")
-    assert text == "claims lost by the refresh: nova holds isolated CPUs 2-4"
-
-
-def test_refresh_snap_of_a_channel_that_is_gone_fails(machine: Machine, unit: Unit):
-    machine.add_installed(revision="8", channel="2024.1/stable")
-    unit.config["snap-channel"] = "2024.1/stable"
-    text = failure(unit, "refresh-snap")
-    assert text == "snap-channel '2024.1/stable' is not in the store"
-
-
-def test_refresh_snap_installs_what_is_missing(machine: Machine, unit: Unit):
-    del machine.snaps[NAME]
-    results = unit.action("refresh-snap")
-    assert results["result"] == "installed revision x1"
-
-
-def test_refresh_snap_says_why_nothing_could_be_installed(machine: Machine, unit: Unit):
-    del machine.snaps[NAME]
-    machine.bundle.unlink()
-    text = failure(unit, "refresh-snap")
-    assert text.startswith("this charm carries no snap")
 
 
 SERVICE = {"service_name": "a"}

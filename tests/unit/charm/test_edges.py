@@ -18,8 +18,8 @@ import pytest
 from charmlibs import snap as snaplib
 from ops import testing
 
+import changes
 import charm
-import epa_snap
 import errors
 import snapd
 from tests.unit.charm.machine import Machine
@@ -27,6 +27,16 @@ from tests.unit.charm.machine import Machine
 ANSWERS: dict[str, Any] = {
     "/v2/apps?names=x": {"type": "sync", "result": [1]},
     "/v2/apps?names=y": {"type": "error", "result": {"message": "no y", "kind": "snap-not-found"}},
+    "/v2/snaps/busy": {
+        "type": "error",
+        "result": {"message": 'snap "busy" has changes', "kind": "snap-change-conflict"},
+    },
+    "/v2/snaps/done": {"type": "async", "change": "1"},
+    "/v2/changes/1": {"type": "sync", "result": {"status": "Done", "summary": "Refresh"}},
+    "/v2/snaps/undone": {"type": "async", "change": "2"},
+    "/v2/changes/2": {"type": "sync", "result": {"status": "Error", "err": "cannot: boom"}},
+    "/v2/snaps/endless": {"type": "async", "change": "3"},
+    "/v2/changes/3": {"type": "sync", "result": {"status": "Doing", "summary": "Refresh"}},
 }
 
 
@@ -37,6 +47,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert content == {"action": "refresh"}
+        assert self.headers["Content-Type"] == "application/json"
+        self.do_GET()
 
     def address_string(self) -> str:
         return "local"
@@ -69,6 +85,26 @@ def test_nonsense_from_snapd_is_a_connection_that_fails(socket_path: str):
         snapd.get("/v2/apps", names="z")
 
 
+def test_a_change_is_waited_for(socket_path: str):
+    snapd.change("POST", "/v2/snaps/done", {"action": "refresh"}, 5)
+
+
+def test_a_change_that_snapd_undoes_is_an_error_with_its_sentence(socket_path: str):
+    with pytest.raises(snaplib.ChangeError, match="cannot: boom"):
+        snapd.change("POST", "/v2/snaps/undone", {"action": "refresh"}, 5)
+
+
+def test_a_change_that_does_not_end_is_not_waited_for_for_ever(socket_path: str):
+    with pytest.raises(snapd.TooSlow, match="Refresh takes more than 0 s"):
+        snapd.change("POST", "/v2/snaps/endless", {"action": "refresh"}, 0)
+
+
+def test_a_change_that_is_not_begun_has_snapds_word_for_it(socket_path: str):
+    with pytest.raises(snaplib.APIError) as caught:
+        snapd.change("POST", "/v2/snaps/busy", {"action": "refresh"}, 5)
+    assert changes.kind_of(caught.value) == "snap-change-conflict"
+
+
 def test_a_missing_socket_is_told_apart(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(snapd, "SOCKET", str(tmp_path / "none"))
     with pytest.raises(snaplib.SocketNotFoundError):
@@ -97,7 +133,7 @@ def test_a_command_that_fails_gives_its_sentence(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (subprocess.TimeoutExpired("snap", 1), "snap info took more than 1 s"),
+        (subprocess.TimeoutExpired("snap", 1), "snap info takes more than 1 s"),
         (FileNotFoundError(2, "none"), "cannot run /usr/bin/snap"),
     ],
 )
@@ -127,7 +163,7 @@ def test_a_command_that_hangs_or_is_missing_is_a_failure(
     ],
 )
 def test_the_sentence_that_matters_is_found(message: str, sentence: str):
-    assert epa_snap.reason(message) == sentence
+    assert changes.reason(message) == sentence
 
 
 def test_the_charm_traces_when_it_is_asked_to(machine: Machine):
@@ -147,5 +183,5 @@ def test_a_socket_on_which_nobody_listens_needs_somebody_to_start_snapd(wrapped:
 
 
 def _told(error: Exception) -> None:
-    with epa_snap.told("cannot ask snapd"):
+    with changes.told("cannot ask snapd"):
         raise error

@@ -9,7 +9,6 @@ import ops
 import pytest
 from charmlibs import snap as snaplib
 
-import snapd
 from tests.unit.charm import unit as units
 from tests.unit.charm.fake_daemon import Held
 from tests.unit.charm.machine import (
@@ -125,7 +124,7 @@ def test_from_the_bundle_to_the_store_and_back(machine: Machine, unit: Unit):
     machine.done()
     unit.config["snap-channel"] = "latest/edge"
     assert unit.hook("config_changed") == IDLE
-    assert machine.done() == ["refresh --amend --channel=latest/edge"]
+    assert machine.done() == ["refresh epa-orchestrator latest/edge --amend"]
     unit.config["snap-channel"] = ""
     assert unit.hook("config_changed") == IDLE
     assert machine.done() == ["install --dangerous epa-orchestrator.snap"]
@@ -174,6 +173,7 @@ def test_the_unit_of_todays_charm_is_taken_over_without_a_needless_change(
     assert machine.done() == []
 
 
+@pytest.mark.parametrize("hook", units.HOOKS)
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -189,10 +189,10 @@ def test_the_unit_of_todays_charm_is_taken_over_without_a_needless_change(
     ],
 )
 def test_a_resource_that_is_not_this_snap_is_refused(
-    content: bytes, text: str, machine: Machine, unit: Unit
+    content: bytes, text: str, hook: str, machine: Machine, unit: Unit
 ):
     machine.resource.write_bytes(content)
-    assert unit.hook("install") == ops.BlockedStatus(text.format(path=machine.resource))
+    assert unit.hook(hook) == ops.BlockedStatus(text.format(path=machine.resource))
     assert machine.done() == []
 
 
@@ -218,19 +218,14 @@ def test_a_channel_that_is_not_there_blocks_and_keeps_what_is(
     assert (NAME in machine.snaps) == (installed != "nothing")
 
 
-AWAY = """\
-error: cannot refresh "epa-orchestrator": Post
-       "https://api.snapcraft.io/v2/snaps/refresh": dial tcp: lookup
-       api.snapcraft.io: Temporary failure in name resolution
-"""
 CANNOT = 'Post "https://api.snapcraft.io/v2/snaps/refresh": connect: network is unreachable'
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        snapd.CommandFailed(snapd.said(AWAY)),
-        snapd.CommandFailed(snapd.said("error: unable to contact snap store")),
+        api_error(f'cannot refresh "epa-orchestrator": {CANNOT}'),
+        api_error("unable to contact snap store"),
         api_error("lookup failed", "dns-failure"),
         api_error("took too long", "network-timeout"),
         api_error(f'cannot install "epa-orchestrator": {CANNOT}', ""),
@@ -238,14 +233,13 @@ CANNOT = 'Post "https://api.snapcraft.io/v2/snaps/refresh": connect: network is 
         api_error('got unexpected HTTP status code 503 via POST to "https://a"', ""),
     ],
 )
+@pytest.mark.parametrize("local", [False, True])
 def test_a_store_that_cannot_be_reached_is_waited_for(
-    error: Exception, machine: Machine, unit: Unit
+    local: bool, error: Exception, machine: Machine, unit: Unit
 ):
-    if isinstance(error, snapd.CommandFailed):
+    if local:
         machine.add_installed()
-        machine.failures["refresh --amend"] = error
-    else:
-        machine.failures["install"] = error
+    machine.failures["refresh" if local else "install"] = error
     unit.config["snap-channel"] = "latest/edge"
     text = "the snap store cannot be reached (snap-channel 'latest/edge')"
     assert unit.hook("config_changed") == ops.WaitingStatus(text)
@@ -258,7 +252,7 @@ def test_a_store_that_cannot_be_reached_is_waited_for(
     ("error", "status"),
     [
         (
-            snaplib.NotInStoreError("snap not found", kind="snap-not-found", value=NAME),
+            api_error("snap not found", "snap-not-found"),
             ops.BlockedStatus("the store has no snap epa-orchestrator"),
         ),
         (
@@ -269,7 +263,7 @@ def test_a_store_that_cannot_be_reached_is_waited_for(
         ),
         (
             api_error("other change in progress", "snap-change-conflict"),
-            ops.WaitingStatus("snap-channel 'edge' yet: other change in progress"),
+            ops.WaitingStatus("snapd is busy: other change in progress"),
         ),
         (snaplib.TimeoutError("120 s"), ops.WaitingStatus("waiting for snapd to answer")),
     ],

@@ -10,6 +10,7 @@ import pytest
 from charmlibs import snap as snaplib
 
 import models
+from tests.unit.charm import unit as units
 from tests.unit.charm.fake_daemon import Held
 from tests.unit.charm.machine import NAME, Machine, api_error
 from tests.unit.charm.unit import Unit
@@ -90,12 +91,13 @@ def test_a_foreign_pool_that_nobody_uses_is_replaced(machine: Machine, unit: Uni
     assert machine.done() == ["set epa-orchestrator {'cpu-pool': '0-1'}"]
 
 
-def test_a_foreign_pool_in_use_blocks_and_stays(machine: Machine, unit: Unit):
+@pytest.mark.parametrize("hook", units.HOOKS)
+def test_a_foreign_pool_in_use_blocks_and_stays(hook: str, machine: Machine, unit: Unit):
     machine.snap.options = {"cpu-pool": "0-1"}
     machine.daemon.general = "0-1"
     machine.daemon.held["ceph-osd.0"] = Held(frozenset({0}), "general", "non-preemptive", True)
     unit.config["cpu-pool"] = "1"
-    assert unit.hook() == ops.BlockedStatus(
+    assert unit.hook(hook) == ops.BlockedStatus(
         "cpu-pool is 0-1 in the snap, not 1: release the general CPUs of ceph-osd.0 first"
     )
     assert machine.done() == []
@@ -115,6 +117,7 @@ def test_a_value_that_the_snap_refuses_blocks_with_its_reason_and_heals(
     assert unit.hook() == IDLE
 
 
+@pytest.mark.parametrize("features", [None, ["non-preemptive-allocations", "cpu-pools"]])
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
@@ -126,13 +129,23 @@ def test_a_value_that_the_snap_refuses_blocks_with_its_reason_and_heals(
         ),
     ],
 )
-def test_todays_daemon_cannot_be_given_what_it_does_not_know(
-    option: str, value: Any, text: str, machine: Machine, unit: Unit
+def test_an_older_daemon_cannot_be_given_what_it_does_not_know(
+    option: str,
+    value: Any,
+    text: str,
+    features: list[str] | None,
+    machine: Machine,
+    unit: Unit,
 ):
-    machine.daemon.old = True
+    machine.daemon.old = features is None
+    machine.daemon.features = features or []
     unit.config[option] = value
-    assert unit.hook() == ops.BlockedStatus(text)
-    assert machine.done() == []
+    if option == "cpu-pool" and features:
+        assert unit.hook().message.startswith("0/12 CPUs held, general pool 0/2")
+        assert machine.done() == ["set epa-orchestrator {'cpu-pool': '0-1'}"]
+    else:
+        assert unit.hook() == ops.BlockedStatus(text)
+        assert machine.done() == []
 
 
 @pytest.mark.parametrize(
@@ -192,6 +205,14 @@ def test_a_bad_option_blocks_in_one_line_and_nothing_is_done(
     assert unit.hook("config_changed") == IDLE
 
 
+@pytest.mark.parametrize("hook", units.HOOKS)
+def test_a_bad_option_blocks_in_every_hook(hook: str, machine: Machine, unit: Unit):
+    unit.config["cpu-pool"] = "all"
+    text = "cpu-pool: 'all' is not a CPU list such as 2-7,12"
+    assert unit.hook(hook) == ops.BlockedStatus(text)
+    assert machine.done() == []
+
+
 @pytest.mark.parametrize("name", sorted(models.CharmConfig.model_fields))
 def test_an_option_of_the_wrong_type_is_refused_in_one_line(name: str):
     make: Any = models.CharmConfig
@@ -229,19 +250,51 @@ def test_a_client_that_is_not_allowed_is_not_connected(allowed: str, machine: Ma
     assert machine.done() == []
 
 
+@pytest.mark.parametrize("hook", units.HOOKS)
 @pytest.mark.parametrize(
     ("plug", "interface", "text"),
     [
-        ("other", "content", "epa-info-plugs: openstack-hypervisor has no plug epa-info"),
-        ("epa-info", "home", "epa-info-plugs: openstack-hypervisor:epa-info is no content plug"),
+        ("other", "content", "epa-info-plugs: microceph has no plug epa-info"),
+        ("epa-info", "home", "epa-info-plugs: microceph:epa-info is no content plug"),
     ],
 )
 def test_a_plug_that_does_not_fit_blocks(
-    plug: str, interface: str, text: str, machine: Machine, unit: Unit
+    plug: str, interface: str, text: str, hook: str, machine: Machine, unit: Unit
+):
+    machine.add_client("microceph", plug, interface)
+    unit.config["epa-info-plugs"] = "microceph:epa-info"
+    assert unit.hook(hook) == ops.BlockedStatus(text)
+    assert machine.done() == []
+
+
+@pytest.mark.parametrize("hook", units.HOOKS)
+@pytest.mark.parametrize(("plug", "interface"), [("other", "content"), ("epa-info", "home")])
+def test_a_client_of_the_default_that_does_not_fit_is_no_fault(
+    plug: str, interface: str, hook: str, machine: Machine, unit: Unit
 ):
     machine.add_client(HYPERVISOR, plug, interface)
-    assert unit.hook() == ops.BlockedStatus(text)
+    assert unit.hook(hook) == IDLE
     assert machine.done() == []
+    assert any(log.startswith("not connected: openstack-hypervisor") for log in unit.logs)
+
+
+def test_one_client_that_cannot_be_connected_keeps_no_other_away(machine: Machine, unit: Unit):
+    machine.add_client(HYPERVISOR)
+    machine.add_client("microceph")
+    unit.config["epa-info-plugs"] = "openstack-hypervisor:epa-info microceph:epa-info"
+    machine.failures["connect openstack"] = api_error("busy", "snap-change-conflict")
+    assert unit.hook() == ops.WaitingStatus("snapd is busy: busy")
+    assert machine.done()[-1] == "connect microceph:epa-info epa-orchestrator:epa-info"
+
+
+def test_the_status_shows_what_a_new_client_has_taken(machine: Machine, unit: Unit):
+    machine.add_client(HYPERVISOR)
+
+    def take() -> None:
+        machine.daemon.held[HYPERVISOR] = Held(frozenset({2}))
+
+    machine.deeds["set openstack-hypervisor"] = take
+    assert unit.hook().message.startswith("1/12 CPUs held by 1 service")
 
 
 def test_a_connection_that_snapd_refuses_blocks(machine: Machine, unit: Unit):

@@ -67,6 +67,30 @@ def test_the_daemon_of_today_cannot_do_it(finished: Machine, unit: Unit):
     assert unit.hook("config_changed") == ops.BlockedStatus(
         "ovs-dynamic-cpu-affinity needs a newer daemon"
     )
+    assert not finished.ovs_switch.parent.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "bytes", "no folder"])
+def test_whatever_stands_there_is_no_fault_while_the_option_is_off(
+    kind: str, finished: Machine, unit: Unit
+):
+    if kind == "no folder":
+        finished.ovs_switch.parent.write_text("a file")
+    else:
+        finished.ovs_switch.parent.mkdir()
+    if kind == "folder":
+        finished.ovs_switch.mkdir()
+    elif kind == "bytes":
+        finished.ovs_switch.write_bytes(b"\xff\xfe")
+    assert isinstance(unit.hook("config_changed"), ops.ActiveStatus)
+
+
+def test_bytes_of_somebody_else_are_on_as_well(finished: Machine, unit: Unit):
+    finished.ovs_switch.parent.mkdir()
+    finished.ovs_switch.write_bytes(b"\xff\xfe")
+    unit.config[OPTION] = True
+    assert isinstance(unit.hook("config_changed"), ops.ActiveStatus)
+    assert finished.ovs_switch.read_bytes() == b"\xff\xfe"
 
 
 def test_leaving_takes_its_own_file_along(finished: Machine, unit: Unit):

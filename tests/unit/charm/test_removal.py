@@ -53,6 +53,35 @@ def test_claims_keep_the_snap_running_and_held(pool: str, machine: Machine, unit
     )
 
 
+def test_general_claims_keep_the_snap_when_their_pool_is_no_more(machine: Machine, unit: Unit):
+    machine.daemon.held["ceph-osd.0"] = Held(frozenset({0, 1}), "general", "non-preemptive")
+    assert machine.daemon.general is None
+    unit.hook("remove")
+    assert machine.done() == []
+    assert any("ceph-osd.0 holds general CPUs 0-1" in log for log in unit.logs)
+
+
+@pytest.mark.parametrize("features", [["cpu-pools"], ["cpu-pools", "health"]])
+def test_a_daemon_with_fewer_features_is_removed_as_well(
+    features: list[str], machine: Machine, unit: Unit
+):
+    machine.daemon.features = features
+    unit.hook("remove")
+    assert machine.done() == ["remove epa-orchestrator"]
+
+
+@pytest.mark.parametrize("action", ["list_allocations", "get_topology"])
+def test_a_daemon_that_refuses_to_say_counts_as_claims(action: str, machine: Machine, unit: Unit):
+    machine.daemon.refusals[action] = "Allocation state is uncertain"
+    unit.hook("remove")
+    assert machine.done() == []
+    assert machine.snap.active
+    assert (
+        "the snap stays: who holds CPUs cannot be told (the daemon refuses: Allocation state is "
+        "uncertain); if nobody does: snap remove epa-orchestrator" in unit.logs
+    )
+
+
 def test_hugepage_records_keep_the_snap(machine: Machine, unit: Unit):
     machine.daemon.page_records["dpdk", 0, 1048576] = 2
     unit.hook("remove")

@@ -124,6 +124,83 @@ def test_a_daemon_that_would_refuse_is_not_restarted_but_gives_its_reason(
     )
     assert unit.hook(hook) == ops.BlockedStatus("daemon cannot start: state.json is damaged")
     assert finished.done() == []
+    assert all(status.name != "maintenance" for status in unit.history)
+
+
+@pytest.mark.parametrize("hook", units.HOOKS)
+@pytest.mark.parametrize("gone", ["stopped", "silent"])
+def test_a_pool_that_is_invalid_keeps_no_daemon_from_being_started(
+    gone: str, hook: str, finished: Machine, unit: Unit
+):
+    """It starts, its general pool has no CPUs, and its health report says why."""
+    text = "General cpu-pool overlaps isolated CPUs: 2"
+    finished.check_says = (
+        f'{{"ok": false, "problems": [{{"code": "invalid-cpu-pool", "text": "{text}"}}]}}'
+    )
+    finished.daemon.problems = [text]
+    if gone == "stopped":
+        finished.snap.active = False
+    else:
+        finished.daemon_dead = True
+    assert unit.hook(hook) == ops.BlockedStatus(text)
+    deed = "start" if gone == "stopped" else "restart"
+    assert finished.done() == [f"{deed} epa-orchestrator.daemon"]
+
+
+@pytest.mark.parametrize("hook", units.HOOKS)
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("action", ["list_allocations", "get_health"])
+def test_a_daemon_that_refuses_blocks_with_its_sentence(
+    action: str, old: bool, hook: str, finished: Machine, unit: Unit
+):
+    finished.daemon.old = old
+    finished.daemon.refusals[action] = "Allocation state is uncertain"
+    expected = ops.BlockedStatus("the daemon refuses: Allocation state is uncertain")
+    if old and action == "get_health":  # It is not asked.
+        expected = ops.ActiveStatus("0/12 CPUs held, 1G pages 0/16")
+    assert unit.hook(hook) == expected
+    assert finished.done() == []
+
+
+def test_a_daemon_that_refuses_is_replaced_by_the_snap_that_is_asked_for(
+    machine: Machine, unit: Unit
+):
+    machine.add_installed(revision="8", channel="2024.1/stable", old=True)
+    machine.daemon.old = True
+    machine.daemon.refusals["list_allocations"] = "Allocation state is uncertain"
+    machine.deeds["install"] = machine.daemon.refusals.clear
+    assert unit.hook("upgrade_charm").name == "active"
+    assert machine.done()[0] == "install --dangerous epa-orchestrator.snap"
+
+
+def test_a_daemon_with_pools_and_without_a_health_report_is_healthy(finished: Machine, unit: Unit):
+    finished.daemon.features = ["non-preemptive-allocations", "cpu-pools"]
+    finished.daemon.general = "0-1"
+    finished.daemon.held["ceph-osd.0"] = Held(frozenset({0}), "general", "non-preemptive", True)
+    text = "0/12 CPUs held, general pool 1/2, 1G pages 0/16"
+    assert unit.hook() == ops.ActiveStatus(text)
+    finished.daemon.general = None
+    assert unit.hook().name == "active"
+
+
+@pytest.mark.parametrize("hook", units.HOOKS)
+def test_a_plug_that_cannot_be_connected_keeps_nothing_else_from_being_done(
+    hook: str, finished: Machine, unit: Unit
+):
+    for plug in ("etc-openvswitch", "process-control"):
+        finished.connections.remove((NAME, plug, "snapd", plug))
+    finished.failures["connect epa-orchestrator:etc"] = api_error("no slot")
+    finished.snap.active = False
+    finished.add_client("openstack-hypervisor")
+    assert unit.hook(hook) == ops.BlockedStatus(
+        "cannot connect epa-orchestrator:etc-openvswitch: no slot"
+    )
+    assert finished.done()[:4] == [
+        "connect epa-orchestrator:process-control",
+        "connect epa-orchestrator:etc-openvswitch",
+        "start epa-orchestrator.daemon",
+        "connect openstack-hypervisor:epa-info epa-orchestrator:epa-info",
+    ]
 
 
 @pytest.mark.parametrize("said", ["", "Traceback", "[]", '{"problems": [{}]}'])
@@ -146,14 +223,16 @@ def test_a_daemon_whose_replies_make_no_sense_counts_as_dead(
     )
 
 
-def test_what_the_daemon_finds_wrong_is_never_active(finished: Machine, unit: Unit):
+@pytest.mark.parametrize("hook", units.HOOKS)
+def test_what_the_daemon_finds_wrong_is_never_active(hook: str, finished: Machine, unit: Unit):
     finished.daemon.problems = ["CPU 2 is held by a and b at once", "a holds 3, which are offline"]
-    assert unit.hook() == ops.BlockedStatus("CPU 2 is held by a and b at once (+1 more)")
+    assert unit.hook(hook) == ops.BlockedStatus("CPU 2 is held by a and b at once (+1 more)")
 
 
-def test_hugepages_that_cannot_be_read_block(finished: Machine, unit: Unit):
+@pytest.mark.parametrize("hook", units.HOOKS)
+def test_hugepages_that_cannot_be_read_block(hook: str, finished: Machine, unit: Unit):
     finished.daemon.memory_error = "Failed to get memory information: Permission denied"
-    assert unit.hook() == ops.BlockedStatus(
+    assert unit.hook(hook) == ops.BlockedStatus(
         "hugepages cannot be read: Failed to get memory information: Permission denied"
     )
 

@@ -23,6 +23,7 @@ class Unit:
     version: str = ""
     history: list[ops.StatusBase] = dataclasses.field(default_factory=list[ops.StatusBase])
     logs: list[str] = dataclasses.field(default_factory=list[str])
+    spans: set[str] = dataclasses.field(default_factory=set[str])
 
     def hook(self, name: str = "update_status") -> ops.StatusBase:
         """Run a hook; returns the status that it leaves."""
@@ -64,6 +65,7 @@ class Unit:
         self.status = _as_ops(state.unit_status)
         self.version = state.workload_version
         self.history = [_as_ops(status) for status in context.unit_status_history]
+        self.spans = {span.name for span in context.trace_data}
         self.logs = [log.message for log in context.juju_log]
         assert not state.deferred
         assert not state.opened_ports
