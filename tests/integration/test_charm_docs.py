@@ -30,6 +30,8 @@ CHANGING = (
     (re.compile(r"^( *daemon-version: ).+", re.MULTILINE), r"\1..."),
     (re.compile(r"^( *version: ).+", re.MULTILINE), r"\1..."),
     (re.compile(r"^( *uptime-seconds: ).+", re.MULTILINE), r'\1"60"'),
+    (re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z"), "2026-11-21T12:00:00.000Z"),
+    (re.compile(r" pid \d+"), " pid 1234"),
     (re.compile(r"(ovsdb-server) \d{3}  \d{3} (.*) \d$", re.MULTILINE), r"\1 380  380 \2 0"),
     (re.compile(r"(ovs-vswitchd) \d{3}  \d{3} (.*) \d$", re.MULTILINE), r"\1 486  486 \2 0"),
 )
