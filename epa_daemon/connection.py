@@ -69,6 +69,11 @@ class Connection:
         self.deadline = self.since + SILENCE_SECONDS
 
     @property
+    def pid(self) -> int:
+        """The process that connected."""
+        return self._peer.pid
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is owed to the client."""
         return not self.waiting and not self._output

@@ -14,12 +14,15 @@ import errno
 import logging
 import select
 import socket
+from collections.abc import Iterable
 
 from epa_daemon.connection import Connection, Submit
 
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 512
+# No process can take the places of all others, whatever it does.
+MAX_OF_A_PROCESS = 128
 _ACCEPTS_PER_TURN = 64
 _MAX_UNREAD = 32 * 1024 * 1024
 _WARN_SECONDS = 60.0
@@ -36,6 +39,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self._listener = listener
         self._connections: set[Connection] = set()
+        self._of_process: dict[int, set[Connection]] = {}
         self._accepting = False
         self.closing = False
         self._sweeping = False
@@ -81,12 +85,18 @@ class Server:
                 self.pause()
                 self.loop.call_later(1, self.start)
                 return
-            connection = Connection(self, accepted)
-            self._connections.add(connection)
-            connection.on_readable()
-            if not self._sweeping and self._connections:
-                self._sweeping = True
-                self.loop.call_later(1, self._sweep)
+            self._keep(Connection(self, accepted))
+
+    def _keep(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        own = self._of_process.setdefault(connection.pid, set())
+        own.add(connection)
+        connection.on_readable()
+        if len(own) > MAX_OF_A_PROCESS and (longest := _longest_unused(own)):
+            longest.close()
+        if not self._sweeping and self._connections:
+            self._sweeping = True
+            self.loop.call_later(1, self._sweep)
 
     def _make_room(self) -> bool:
         """At the limit: give the place of the client that uses it least to one that waits."""
@@ -94,8 +104,7 @@ class Server:
         poller.register(self._listener, select.POLLIN)
         if not poller.poll(0):
             return False
-        unused = [c for c in self._connections if not c.waiting]
-        longest = min(unused, key=lambda connection: connection.since, default=None)
+        longest = _longest_unused(self._connections)
         if longest and self.loop.time() - longest.since >= _PATIENCE_SECONDS:
             longest.close()
             return True
@@ -140,5 +149,14 @@ class Server:
     def forget(self, connection: Connection) -> None:
         """A connection has closed; another one may come in."""
         self._connections.discard(connection)
+        own = self._of_process.get(connection.pid, set())
+        own.discard(connection)
+        if not own:
+            self._of_process.pop(connection.pid, None)
         if len(self._connections) < MAX_CONNECTIONS:
             self.start()
+
+
+def _longest_unused(connections: Iterable[Connection]) -> Connection | None:
+    unused = (connection for connection in connections if not connection.waiting)
+    return min(unused, key=lambda connection: connection.since, default=None)

@@ -7,6 +7,8 @@ import contextlib
 import json
 import select
 import socket
+import subprocess
+import sys
 import time
 
 from epa_daemon import store
@@ -121,10 +123,34 @@ def test_silent_slow_and_vanishing_clients_cost_nobody_anything(daemon: Daemon):
     assert "ERROR" not in daemon.log.read_text()
 
 
+KEEP = """
+import socket, sys
+kept = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for connection in kept:
+    connection.connect(sys.argv[1])
+print("kept", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def processes(daemon: Daemon, count: int, each: int):
+    """Processes that keep so many connections each, and say nothing."""
+    command = [sys.executable, "-c", KEEP, str(daemon.socket_path), str(each)]
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            assert process.stdout
+            process.stdout.readline()
+        yield
+
+
 def test_more_than_512_clients_get_the_places_of_those_that_make_no_use_of_theirs(
     daemon: Daemon,
 ):
-    with many(daemon, 512) as first, many(daemon, 20) as waiting:
+    with many(daemon, 100) as first, processes(daemon, 4, 110), many(daemon, 20) as waiting:
         for connection in waiting:
             connection.sendall(LIST)
         for connection in waiting:
@@ -133,7 +159,16 @@ def test_more_than_512_clients_get_the_places_of_those_that_make_no_use_of_their
         assert json.loads(read_to_end(first[-1]))["total_allocations"] == 0
         lost = [c for c in first if c in select.select(first[:-1], [], [], 0)[0]]
         assert lost == first[: len(lost)], "those that were silent for longest"
-        assert 1 <= len(lost) <= 20
+        assert 28 <= len(lost) <= 48
+
+
+def test_a_process_keeps_128_places_and_takes_them_from_nobody_but_itself(daemon: Daemon):
+    with many(daemon, 20) as others, processes(daemon, 1, 1000):
+        assert daemon.listing()["total_allocations"] == 0
+        assert daemon.descriptors() < 200
+        for connection in others:
+            connection.sendall(LIST)
+            assert json.loads(read_to_end(connection))["total_allocations"] == 0
 
 
 def test_large_replies_that_nobody_reads_stay_within_bounds(make_daemon: MakeDaemon):
