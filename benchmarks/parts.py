@@ -23,7 +23,6 @@ from benchmarks.effort import MICROSECONDS, Effort
 from benchmarks.pinning import Cpus
 from benchmarks.report import Row, Section
 from epa_daemon import access, allocator, history, peers, protocol, store
-from epa_daemon.access import Access
 from epa_daemon.committer import Committer
 from epa_daemon.framing import Framer
 from epa_daemon.history import Cause, Event
@@ -32,6 +31,7 @@ from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
 from epa_daemon.pools import Rules
 from epa_daemon.protocol import AllocateCores
+from epa_daemon.rights import Access
 from epa_daemon.store import Store
 
 _FLOOR = "asyncio + commit"

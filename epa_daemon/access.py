@@ -4,7 +4,6 @@
 """Who may do what: the one place that every request passes before anything is done."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from epa_daemon import peers
 from epa_daemon.errors import Refusal
@@ -21,25 +20,11 @@ from epa_daemon.protocol import (
     ListAllocations,
     Request,
 )
+from epa_daemon.rights import Access
 
 # Whatever is in neither is an administrator's.
 _READS = {GetHealth, GetHistory, GetMemoryInfo, GetOvsAffinity, GetTopology, ListAllocations}
 _CHANGES = (CpuRequest, AllocateHugepages)
-
-
-@dataclass(frozen=True)
-class Access:
-    """Who else may change allocations, and whether snaps keep to their own.
-
-    Attributes:
-        uids: users that may, besides root and the daemon's own.
-        gids: groups whose members may.
-        owners: what a snap has claimed is changed by that snap, and by root outside snaps.
-    """
-
-    uids: frozenset[int] = frozenset()
-    gids: frozenset[int] = frozenset()
-    owners: bool = False
 
 
 def check(request: Request, peer: Peer, access: Access) -> None:

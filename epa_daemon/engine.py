@@ -27,7 +27,6 @@ from epa_daemon import (
     reloading,
     reports,
 )
-from epa_daemon.access import Access
 from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
 from epa_daemon.errors import Refusal, StoreInDoubt
@@ -50,6 +49,7 @@ from epa_daemon.protocol import (
     Request,
 )
 from epa_daemon.replies import ErrorReply, HealthReply, ReloadReply, Reply
+from epa_daemon.rights import Access
 from epa_daemon.settings import Settings
 from epa_daemon.store import Store
 

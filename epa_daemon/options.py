@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from epa_daemon.access import Access
 from epa_daemon.errors import CannotStart
 from epa_daemon.pools import GeneralPool, Rules
+from epa_daemon.rights import Access
 
 Prefer = Literal["old", "new"]
 

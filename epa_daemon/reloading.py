@@ -4,12 +4,12 @@
 """Taking the options that wait in the options file: judged by what is granted, and then kept."""
 
 from epa_daemon import pools
-from epa_daemon.access import Access
 from epa_daemon.errors import CannotStart, Refusal
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
 from epa_daemon.options import OptionsFile
 from epa_daemon.pools import Rules
+from epa_daemon.rights import Access
 
 
 def accept(file: OptionsFile, observer: Observer, ledger: Ledger) -> tuple[Rules, Access]:

@@ -4,7 +4,6 @@
 """From values to replies: grants, releases, listings and the host map. Pure."""
 
 from epa_daemon import cpulist, pools
-from epa_daemon.access import Access
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.pools import Rules
@@ -27,6 +26,7 @@ from epa_daemon.replies import (
     Reply,
     TopologyReply,
 )
+from epa_daemon.rights import Access
 
 
 def granted(

@@ -82,3 +82,13 @@ def test_what_is_there_is_not_overwritten(daemon: Daemon, tmp_path: Path):
         assert done.returncode == 78
         assert f"cannot record into {there}" in done.stderr
         assert os.listdir(tmp_path) == before
+
+
+def test_it_needs_nothing_but_python(tmp_path: Path):
+    """So that a host can be recorded on which nothing is installed."""
+    program = (
+        "import sys; sys.modules['pydantic'] = None; from epa_daemon import cli; "
+        f"sys.exit(cli.main(['record', {str(tmp_path / 'host')!r}, '--root', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from epa_daemon import access, options, peers
-from epa_daemon.access import Access
 from epa_daemon.errors import CannotStart, Refusal
 from epa_daemon.ledger import Ledger
 from epa_daemon.options import Options, OptionsFile
 from epa_daemon.peers import Peer
 from epa_daemon.protocol import ACTIONS, Request
+from epa_daemon.rights import Access
 from tests.unit.scenes import holding, holding_all
 
 READS = {
