@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Moves threads. What is not a method's work may be read from any thread."""
+    """Moves threads. The properties, `wanted` and `problems` may be used from any thread."""
 
     def __init__(self, masks: MaskStore, owned: frozenset[int]):
         self.problems = Problems()

@@ -34,6 +34,8 @@ class Restoring:
         self._given: dict[Process, dict[Key, frozenset[int]]] = {}
         # Threads that refused; None if all of them are to be put back.
         self._pending: set[Key] | None = None
+        self._refused: set[Key] = set()
+        self._done: set[int] = set()
         self._unread = False
 
     @property
@@ -117,31 +119,25 @@ class Restoring:
 
         Those that refuse are tried again by the next call.
         """
-        refused: set[Key] = set()
-        done: set[int] = set()
-        self._unread = False
-
-        def puts_back(process: Process) -> bool:
-            listed = set(threads.tids(process.pid, self._unreadable)) - done
-            done.update(listed)
-            moved = False
-            for tid in listed:
-                thread = threads.thread(process.pid, tid, self._unreadable)
-                if thread:
-                    moved |= self._put_back(process, thread, process in left_alone, refused)
-            return moved
-
-        mover.until_none_is_left(processes, puts_back)
-        self._pending = None if self._unread else refused
-        if not refused and not self._unread:
+        self._refused, self._done, self._unread = set[Key](), set[int](), False
+        mover.until_none_is_left(processes, lambda p: self._puts_back(p, p in left_alone))
+        self._pending = None if self._unread else self._refused
+        if not self._refused and not self._unread:
             self._forget()
 
-    def _put_back(
-        self, process: Process, thread: Thread, left_alone: bool, refused: set[Key]
-    ) -> bool:
+    def _puts_back(self, process: Process, left_alone: bool) -> bool:
+        """Put back what is listed now; whether there was anything to do."""
+        listed = set(threads.tids(process.pid, self._unreadable)) - self._done
+        self._done |= listed
+        moved = False
+        for tid in listed:
+            thread = threads.thread(process.pid, tid, self._unreadable)
+            if thread and not affinity.is_pmd(thread.name):
+                moved |= self._put_back(process, thread, left_alone)
+        return moved
+
+    def _put_back(self, process: Process, thread: Thread, left_alone: bool) -> bool:
         """Whether there was anything to do."""
-        if affinity.is_pmd(thread.name):
-            return False
         if self._pending is not None and thread.key not in self._pending:
             return False
         mask = (self._found or {}).get(thread.key)
@@ -157,7 +153,7 @@ class Restoring:
             return False
         except OSError as error:
             self._problems.refused(process, thread, error)
-            refused.add(thread.key)
+            self._refused.add(thread.key)
         return True
 
     def _unreadable(self, path: str, error: OSError) -> None:

@@ -24,7 +24,7 @@ _KERNEL_THREAD = 0x00200000
 # After so many looks also they are read again: a number may have gone to somebody else.
 _LOOKS_TO_TRUST = 60
 # A process so young may yet become another program: a shell that executes ovs-vswitchd.
-_YOUNG_SECONDS = 10
+_YOUNG_SECONDS = 1
 # A PMD thread is pinned and named in its first moments, and must not be taken for another one.
 _SETTLED_SECONDS = 0.1
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -58,12 +58,16 @@ class _Stat:
     cpu: int
 
 
-def _stat(path: str) -> _Stat:
+def _content(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = os.read(descriptor, 4096)
+        return os.read(descriptor, 8192)
     finally:
         os.close(descriptor)
+
+
+def _stat(path: str) -> _Stat:
+    content = _content(path)
     # The name may hold anything, also brackets and blanks; after it there are only numbers.
     end = content.rindex(b")")
     fields = content[end + 2 :].split()
@@ -174,20 +178,19 @@ def sleeps(pid: int) -> float:
     lists the new thread when it is done: in between nobody can see it. A thread that sleeps is in
     no such call, and one that has slept in the meantime has left the call that it was in.
     """
-    status = _status(pid, pid)
-    if status is None or status["State"][:1] not in ("R", "D"):
+    if _status(pid, pid, b"State")[:1] not in (b"R", b"D"):
         return math.inf
-    return int(status["voluntary_ctxt_switches"])
+    return float(_status(pid, pid, b"voluntary_ctxt_switches") or math.inf)
 
 
-def _status(pid: int, tid: int) -> Mapping[str, str] | None:
-    """The fields of proc_pid_status(5); None where they cannot be read."""
+def _status(pid: int, tid: int, field: bytes) -> bytes:
+    """A field of proc_pid_status(5); b"" where that cannot be read."""
     try:
-        with open(f"/proc/{pid}/task/{tid}/status", errors="replace") as file:
-            lines = (line.partition(":") for line in file)
-            return {name: value.strip() for name, _, value in lines}
+        content = _content(f"/proc/{pid}/task/{tid}/status")
     except OSError:
-        return None
+        return b""
+    # The name comes first and may hold anything but a line's end.
+    return content.partition(b"\n" + field + b":")[2].partition(b"\n")[0].strip()
 
 
 def allowed(pid: int, tid: int) -> frozenset[int] | None:
@@ -195,8 +198,8 @@ def allowed(pid: int, tid: int) -> frozenset[int] | None:
 
     sched_getaffinity(2) leaves those out from the moment on when one begins to go.
     """
-    status = _status(pid, tid)
-    return cpulist.parse(status["Cpus_allowed_list"]) if status else None
+    shown = _status(pid, tid, b"Cpus_allowed_list")
+    return cpulist.parse(shown.decode("ascii")) if shown else None
 
 
 def thread(pid: int, tid: int, unreadable: Unreadable) -> Thread | None:

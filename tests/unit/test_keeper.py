@@ -94,14 +94,13 @@ class Kernel:
         one.sets.append(one.mask)
 
     def sleeps(self, pid: int) -> float:
-        """What is being made is there when this is answered."""
-        if pid == SWITCHD.pid:
+        """What is being made is there when it sleeps, or has slept."""
+        answer = self.slept.pop(0) if self.slept and pid == SWITCHD.pid else math.inf
+        if pid == SWITCHD.pid and not self.slept:
             for tid in self.cloned:
                 self.threads[tid] = FakeThread(SWITCHD, "handler9", ONLINE)
             self.cloned = []
-            if self.slept:
-                return self.slept.pop(0)
-        return math.inf
+        return answer
 
     def masks(self) -> set[str]:
         return {cpulist.format_ranges(one.mask) for one in self.threads.values()}
@@ -204,8 +203,9 @@ def test_a_busy_main_thread_is_waited_for_until_it_sleeps_or_has_slept(
 ):
     keeper.look(CPUS)
     kernel.slept = list(slept)
+    kernel.cloned = [300]
     keeper.committed(frozenset({6}))
-    assert kernel.slept == []
+    assert kernel.threads[300].mask == ONLINE - {6}
 
 
 def test_all_main_threads_that_never_sleep_share_one_deadline(

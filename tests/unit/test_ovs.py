@@ -41,7 +41,7 @@ class SlowKeeper:
 def made(keeper: SlowKeeper, folder: Path, content: str) -> Ovs:
     (folder / "switch").write_text(content)
     observer = Observer(HostReader(folder), Rules())
-    return Ovs(cast(Keeper, keeper), Committer(), observer, folder / "switch")
+    return Ovs(cast("Keeper", keeper), Committer(), observer, folder / "switch")
 
 
 def test_a_look_that_is_under_way_at_the_end_is_the_last_one(
