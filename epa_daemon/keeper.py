@@ -78,9 +78,11 @@ class Keeper:
         if self._moving:
             self._cpusets.start(self._processes)
             before = self._follow(seen)
-            confined = {p: its for p, its in seen.items() if not self._fits(p, its, before)}
-            self._restoring.give_back(confined, self._cpus)
-            for process, its in confined.items():
+            for process, its in seen.items():
+                self._place(process, its, before)
+            left_alone = {p: its for p, its in seen.items() if p in self.left_alone}
+            self._restoring.give_back(left_alone, self._cpus)
+            for process, its in left_alone.items():
                 self._judge(process, its)
         self.problems.finish()
 
@@ -114,18 +116,21 @@ class Keeper:
             self.problems.note("nowhere", f"{why}: Open vSwitch's threads stay where they are")
         return bool(self._cpus.free)
 
-    def _fits(
+    def _place(
         self, process: Process, its: Collection[Thread], before: Mapping[Key, Tracked]
-    ) -> bool:
-        """Put the threads of a process where they should be; whether its cpuset allows that."""
+    ) -> None:
+        """Put the threads of a process where they should be, if its cpuset allows that."""
         if not self._cpus.free or not self._cpusets.may_be_tried(process):
-            return process not in self.left_alone
-        fits = all(self._put(process, thread, before) for thread in its)
+            return
+        fits = True
+        for thread in its:
+            fits &= self._put(process, thread, before)
+            if not fits and process in self.left_alone:
+                break
         self._cpusets.tried(process, fits, self._cpus.online)
-        if not fits:
+        if process in self.left_alone:
             own = {thread.key for thread in its}
             self._remember({k: one for k, one in self._tracked.items() if k not in own})
-        return fits
 
     def _put(self, process: Process, thread: Thread, before: Mapping[Key, Tracked]) -> bool:
         """Move a thread if it is not where it should be; whether its cpuset allows that."""
@@ -140,8 +145,10 @@ class Keeper:
             return True
         away = len(mask) > 1 and (stray or len(thread.mask) == 1)
         via = self._cpus.ordinary if away else frozenset[int]()
+        # What it goes back to if this is cut has no owned CPU either, if it can.
+        kept = replace(thread, mask=thread.mask - self._cpus.owned or thread.mask)
         try:
-            fits = mover.move(process.pid, thread, mask, via)
+            fits = mover.move(process.pid, kept, mask, via)
             if not settled:
                 mover.spare_pmd(process.pid, thread.tid)
         except ProcessLookupError:
@@ -156,7 +163,7 @@ class Keeper:
         own = [t for t in its if not affinity.is_pmd(t.name) and t.mask & self._cpus.owned]
         masks = [threads.mask_of(t.tid, self.problems.unreadable) for t in own]
         over = self._cpus.owned & frozenset[int]().union(*filter(None, masks))
-        if over and process in self.left_alone:
+        if over:
             text = f"{process} is in a cpuset that forbids free CPUs, and may run on owned CPUs"
             shown = cpulist.format_ranges(over)
             self.problems.note(

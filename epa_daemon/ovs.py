@@ -45,7 +45,6 @@ class Ovs:
         self._next: asyncio.TimerHandle | None = None
         self._running = False
         self._stopping = False
-        self._finder = threads.Finder()
         self._seen_problem: str | None = None
         # Called in the thread that commits.
         self.committed = keeper.committed
@@ -128,7 +127,7 @@ class Ovs:
         """The switch, and every thread as it is now."""
         host, _ = self._observer.look()
         unreadable: dict[str, str] = {}
-        found = self._finder.find(lambda path, error: unreadable.update({path: str(error)}))
+        found = threads.Finder().find(lambda path, error: unreadable.update({path: str(error)}))
         return OvsAffinityReply(
             switch=OvsSwitch(
                 path=str(self._switch.path),

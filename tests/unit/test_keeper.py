@@ -391,18 +391,32 @@ def test_a_cpu_that_is_just_going_offline_is_no_cpuset(kernel: Kernel, keeper: K
 
 
 def test_nor_one_that_is_just_coming_online(kernel: Kernel, keeper: Keeper):
-    look(keeper)
+    busy(kernel, keeper, 101)
     keeper.committed(frozenset({6}))
     for one in kernel.threads.values():
         one.cpuset = ONLINE - {7}
         one.mask &= one.cpuset
     look(keeper)
     assert keeper.left_alone == frozenset()
-    assert kernel.threads[100].mask.isdisjoint({6})
+    assert kernel.masks() == {"0-5", "3", "4"}
     for one in kernel.threads.values():
         one.cpuset = ONLINE
     look(keeper)
-    assert kernel.threads[100].mask == ONLINE - {6}
+    assert kernel.masks() == {"0-5,7", "3", "4"}
+
+
+def test_owned_cpus_are_left_before_it_is_known_whether_it_is_a_cpuset(
+    kernel: Kernel, keeper: Keeper
+):
+    look(keeper)
+    keeper.committed(frozenset({2}))
+    new = Process(300, 1, "ovs-vswitchd")
+    for tid in (300, 301):
+        kernel.threads[tid] = FakeThread(new, "ovs-vswitchd", frozenset(range(7)))
+        kernel.threads[tid].cpuset = frozenset(range(7))
+    look(keeper)
+    assert keeper.left_alone == frozenset()
+    assert kernel.threads[300].mask == kernel.threads[301].mask == frozenset(range(7)) - {2}
 
 
 def test_a_cpuset_that_is_taken_away_is_noticed_in_the_end(
