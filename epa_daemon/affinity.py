@@ -10,12 +10,14 @@ share the wide mask, and the kernel spreads them over the ordinary CPUs in it.
 """
 
 import functools
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 # Open vSwitch names its threads by what they do: handler12, revalidator13, pmd-c02/id:8, urcu3.
 _PMD = "pmd"
 _SEATED = ("handler", "revalidator")
+_PMD_CORE = re.compile(r"pmd-c([0-9]{1,5})")
 # Share of a CPU that makes a thread busy or calm, and for how many looks in a row it must be so:
 # quick to give a seat, slow to take it back, so that a thread does not hop with its load.
 BUSY_SHARE, BUSY_LOOKS = 0.5, 2
@@ -30,12 +32,14 @@ class Cpus:
 
     Attributes:
         cores: CPUs that are hardware threads of one core, for cores with several.
+        polled: CPUs that a PMD thread is pinned to, and never leaves.
     """
 
     online: frozenset[int]
     isolated: frozenset[int]
     owned: frozenset[int]
     cores: tuple[frozenset[int], ...] = ()
+    polled: frozenset[int] = frozenset()
 
     @functools.cached_property
     def free(self) -> frozenset[int]:
@@ -49,8 +53,8 @@ class Cpus:
 
     @functools.cached_property
     def idle(self) -> frozenset[int]:
-        """The isolated CPUs that nobody owns."""
-        return self.free & self.isolated
+        """The isolated CPUs that nobody owns or polls a port on."""
+        return self.free & self.isolated - self.polled
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,18 @@ def is_pmd(name: str) -> bool:
     return name.startswith(_PMD)
 
 
+def pmd_core(name: str) -> frozenset[int]:
+    """The CPU that a PMD thread pins itself to, by its name; none where it does not say."""
+    match = _PMD_CORE.match(name)
+    return frozenset({int(match[1])}) if match else _NOWHERE
+
+
+def polled(threads: Iterable[Thread]) -> frozenset[int]:
+    """The CPUs that PMD threads are pinned to; one that is just starting has a wide mask."""
+    pinned = (t.mask for t in threads if is_pmd(t.name) and len(t.mask) == 1)
+    return _NOWHERE.union(*pinned)
+
+
 def wanted(tracked: Tracked, cpus: Cpus) -> frozenset[int] | None:
     """The mask that a thread should have; None to leave it as it is.
 
@@ -108,6 +124,18 @@ def wanted(tracked: Tracked, cpus: Cpus) -> frozenset[int] | None:
     if is_pmd(tracked.thread.name) or not cpus.free:
         return None
     return cpus.free if tracked.seat is None else frozenset({tracked.seat})
+
+
+def confined(before: frozenset[int], cpus: Cpus) -> frozenset[int]:
+    """The mask for a thread whose cpuset forbids free CPUs: what it had, off owned CPUs.
+
+    Where that leaves nothing it is asked for all free CPUs, which the kernel cuts to the cpuset.
+
+    Args:
+        before: the mask that it had before it was ever moved.
+        cpus: the host now.
+    """
+    return before - cpus.owned or cpus.free
 
 
 def follow(
@@ -151,7 +179,8 @@ def seated(threads: Mapping[Key, Tracked], cpus: Cpus) -> dict[Key, Tracked]:
         keeps = tracked.seat is not None and tracked.calm < CALM_LOOKS
         if keeps and tracked.seat in cpus.idle:
             continue
-        result[key] = replace(tracked, seat=None)
+        if tracked.seat is not None:
+            result[key] = replace(tracked, seat=None)
         if (keeps or tracked.busy >= BUSY_LOOKS) and tracked.thread.name.startswith(_SEATED):
             waiting.append(tracked)
     # Whoever had a seat comes first: its load is known to be worth one.

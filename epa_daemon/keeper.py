@@ -8,43 +8,28 @@ and the replies to those who only read wait for none of it.
 """
 
 import logging
-import os
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from epa_daemon import affinity, cpulist, mover, threads
 from epa_daemon.affinity import Cpus, Key, Thread, Tracked
-from epa_daemon.errors import StoreFailed
-from epa_daemon.mask_store import Masks, MaskStore
+from epa_daemon.clearing import Clearing
+from epa_daemon.cpusets import Cpusets
+from epa_daemon.found_masks import FoundMasks, Seen
+from epa_daemon.mask_store import MaskStore
 from epa_daemon.problems import Problems
 from epa_daemon.threads import Process
 
 logger = logging.getLogger(__name__)
 
-# A PMD thread is pinned and named in its first moments, and must not be taken for another one.
-_SETTLED_SECONDS = 0.1
-# Each pass finds what was created during the one before it with a mask from before. A main thread
-# that keeps running is not waited for any longer than all of them: the next look does the rest.
-_PASSES = 20
-_PASS_SECONDS = 0.001
-_NOT_PERMITTED = (
-    "Open vSwitch's threads cannot be moved ({reason}); connect the plug: snap connect "
-    "epa-orchestrator:process-control, then: snap restart epa-orchestrator.daemon"
-)
-
 
 class Keeper:
-    """Moves threads. `wanted`, `left_alone` and `problems` may be read from any thread.
-
-    Attributes:
-        wanted: the mask that each thread should have, as far as it may be touched.
-        left_alone: processes with a cpuset that forbids free CPUs: an operator's word.
-    """
+    """Moves threads. The properties, `wanted` and `problems` may be used from any thread."""
 
     def __init__(self, masks: MaskStore, owned: frozenset[int]):
-        self._masks = masks
-        self._found: Masks | None = masks.load()
+        self.problems = Problems()
+        self._found = FoundMasks(masks, self.problems)
+        self._cpusets = Cpusets()
         self._cpus = Cpus(frozenset(), frozenset(), owned)
         self._finder = threads.Finder()
         self._processes: list[Process] = []
@@ -52,9 +37,8 @@ class Keeper:
         self._by_tid: dict[int, Tracked] = {}
         self._wide: set[int] = set()
         self._looked_at = 0.0
-        self.wanted: Mapping[int, frozenset[int]] = {}
-        self.left_alone: frozenset[Process] = frozenset()
-        self.problems = Problems()
+        self._moving = False
+        self._found.load()
 
     @property
     def owned(self) -> frozenset[int]:
@@ -64,7 +48,17 @@ class Keeper:
     @property
     def active(self) -> bool:
         """Whether masks are changed, perhaps by an earlier process of this boot."""
-        return self._found is not None
+        return self._found.active
+
+    @property
+    def left_alone(self) -> frozenset[Process]:
+        """Processes with a cpuset that forbids free CPUs: an operator's word."""
+        return self._cpusets.left_alone
+
+    def wanted(self, tid: int) -> frozenset[int] | None:
+        """The mask that a thread should have; None if it is none of ours to say."""
+        tracked = self._by_tid.get(tid)
+        return tracked and affinity.wanted(tracked, self._cpus)
 
     def look(self, cpus: Cpus) -> None:
         """Find all threads and put right what is not as it should be.
@@ -73,131 +67,114 @@ class Keeper:
             cpus: the host now; what is owned is known better here.
         """
         self.problems.start()
-        self._cpus = replace(cpus, owned=self._cpus.owned)
-        self._processes = self._finder.find(self._unreadable)
-        self.left_alone &= frozenset(self._processes)
+        self._processes = self._finder.find(self.problems.unreadable)
         seen = {
-            process: list(threads.threads(process, self._unreadable))
+            process: list(threads.threads(process, self.problems.unreadable))
             for process in self._processes
         }
-        if self._kept(seen):
+        polled = affinity.polled(thread for its in seen.values() for thread in its)
+        self._cpus = replace(cpus, owned=self._cpus.owned, polled=polled)
+        self._moving = self._found.keep(seen)
+        if self._moving:
+            self._cpusets.start(self._processes)
             before = self._follow(seen)
-            for process, found in seen.items():
-                if process in self.left_alone:
-                    self._judge(process, found)
-                else:
-                    self._put(process, found, before)
+            for process, its in seen.items():
+                self._place(process, its, before)
+            left_alone = {p: its for p, its in seen.items() if p in self.left_alone}
+            self._found.give_back(left_alone, self._cpus)
+            for process, its in left_alone.items():
+                self._judge(process, its)
         self.problems.finish()
 
-    def _kept(self, seen: Mapping[Process, Iterable[Thread]]) -> bool:
-        """Whether it is known what to put back in the end; nothing may be changed otherwise."""
-        if self._found is None:
-            found = {
-                (process.pid, thread.key): thread.mask
-                for process, its in seen.items()
-                for thread in its
-                if not affinity.is_pmd(thread.name)
-            }
-            try:
-                self._masks.keep(found)
-            except StoreFailed as error:
-                text = f"cannot keep the masks that Open vSwitch's threads have: {error}"
-                self.problems.note("store", f"{text}; they are left alone until it can")
-                return False
-            self._found = {key: mask for (_, key), mask in found.items()}
-        return True
-
-    def _follow(self, seen: Mapping[Process, Iterable[Thread]]) -> Mapping[Key, Tracked]:
+    def _follow(self, seen: Seen) -> Mapping[Key, Tracked]:
         """Decide on all threads; returns what was known of them before."""
-        # The clock in which the kernel counts when a thread started.
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = threads.now()
         ticks = (now - self._looked_at) * threads.TICKS_PER_SECOND
         before, self._looked_at = self._tracked, now
-        touchable = [t for p, its in seen.items() if p not in self.left_alone for t in its]
-        self._remember(affinity.follow(before, touchable, ticks, self._cpus))
+        tried = [p for p in seen if self._cpusets.may_be_tried(p)]
+        self._remember(
+            affinity.follow(before, (t for p in tried for t in seen[p]), ticks, self._cpus)
+        )
         self._check_room()
         return before
 
     def _remember(self, tracked: dict[Key, Tracked]) -> None:
         self._tracked = tracked
         self._by_tid = {key[0]: one for key, one in tracked.items()}
-        masks = {tid: affinity.wanted(one, self._cpus) for tid, one in self._by_tid.items()}
-        self.wanted = {tid: mask for tid, mask in masks.items() if mask is not None}
-        free = self._cpus.free
         self._wide = {
             tid
-            for tid, mask in self.wanted.items()
-            if mask == free and self._settled(self._by_tid[tid].thread)
+            for tid, one in self._by_tid.items()
+            if one.seat is None
+            and not affinity.is_pmd(one.thread.name)
+            and threads.settled(one.thread, self._looked_at)
         }
 
     def _check_room(self) -> bool:
+        """Whether there is a CPU to go to; health says so if not."""
         if not self._cpus.free:
-            text = "every CPU is owned: Open vSwitch's threads stay where they are"
-            self.problems.note("nowhere", text)
+            why = "every CPU is owned" if self._cpus.online else "the online CPUs are not known"
+            self.problems.note("nowhere", f"{why}: Open vSwitch's threads stay where they are")
         return bool(self._cpus.free)
 
-    def _put(
-        self, process: Process, found: Iterable[Thread], before: Mapping[Key, Tracked]
+    def _place(
+        self, process: Process, its: Collection[Thread], before: Mapping[Key, Tracked]
     ) -> None:
-        for thread in found:
-            mask = self.wanted.get(thread.tid)
-            # A young thread may wait, unless it runs where it must not.
-            young = not self._settled(thread) and thread.mask.isdisjoint(self._cpus.owned)
-            if mask is None or young:
-                continue
-            stray = affinity.strays(before, self._tracked[thread.key], self._cpus)
-            if thread.mask != mask or stray:
-                self._move(process, thread, mask, away=stray or len(thread.mask) == 1)
-            if process in self.left_alone:
-                return
-
-    def _settled(self, thread: Thread) -> bool:
-        """Whether a thread was old enough for its name when it was looked at."""
-        return self._looked_at - thread.start / threads.TICKS_PER_SECOND > _SETTLED_SECONDS
-
-    def _move(self, process: Process, thread: Thread, mask: frozenset[int], away: bool) -> None:
-        via = self._cpus.ordinary if away and len(mask) > 1 else frozenset[int]()
-        try:
-            if not mover.move(thread, mask, via):
-                self._leave_alone(process, thread)
-        except ProcessLookupError:
+        """Put the threads of a process where they should be, if its cpuset allows that."""
+        if not self._cpus.free or not self._cpusets.may_be_tried(process):
             return
+        fits = True
+        for thread in its:
+            fits &= self._put(process, thread, before)
+            if not fits and process in self.left_alone:
+                break
+        self._cpusets.tried(process, fits, self._cpus.online)
+        if process in self.left_alone:
+            own = {thread.key for thread in its}
+            self._remember({k: one for k, one in self._tracked.items() if k not in own})
+
+    def _put(self, process: Process, thread: Thread, before: Mapping[Key, Tracked]) -> bool:
+        """Move a thread if it is not where it should be; whether its cpuset allows that."""
+        tracked = self._tracked[thread.key]
+        mask = affinity.wanted(tracked, self._cpus)
+        settled = threads.settled(thread, self._looked_at)
+        # A young thread may wait, unless it runs where it must not.
+        if mask is None or not (settled or thread.mask & self._cpus.owned):
+            return True
+        stray = affinity.strays(before, tracked, self._cpus)
+        if thread.mask == mask and not stray:
+            return True
+        away = len(mask) > 1 and (stray or len(thread.mask) == 1)
+        via = self._cpus.ordinary if away else frozenset[int]()
+        # What it goes back to if this is cut has no owned CPU either, if it can.
+        kept = replace(thread, mask=thread.mask - self._cpus.owned or thread.mask)
+        try:
+            fits = mover.move(process.pid, kept, mask, via)
+            if not settled:
+                mover.spare_pmd(process.pid, thread.tid)
+        except ProcessLookupError:
+            return True
         except OSError as error:
-            self._refused(process, thread, error)
+            self.problems.refused(process, thread, error)
+            return True
+        return fits
 
-    def _leave_alone(self, process: Process, thread: Thread) -> None:
-        logger.info("%s is in a cpuset that forbids free CPUs: it is left alone", process)
-        self.left_alone |= {process}
-        own = set(threads.tids(process.pid))
-        self._remember({k: one for k, one in self._tracked.items() if k[0] not in own})
-        self._judge(process, [thread])
-
-    def _judge(self, process: Process, found: Iterable[Thread]) -> None:
+    def _judge(self, process: Process, its: Collection[Thread]) -> None:
         """Say so where a process that is left alone runs on owned CPUs."""
-        over = self._cpus.owned.intersection(*[t.mask for t in found][:1])
+        own = [t for t in its if not affinity.is_pmd(t.name) and t.mask & self._cpus.owned]
+        masks = [threads.mask_of(t.tid, self.problems.unreadable) for t in own]
+        over = self._cpus.owned & frozenset[int]().union(*filter(None, masks))
         if over:
             text = f"{process} is in a cpuset that forbids free CPUs, and may run on owned CPUs"
+            shown = cpulist.format_ranges(over)
             self.problems.note(
-                f"cpuset {process}",
-                f"{text} {cpulist.format_ranges(over)}: change the cpuset, or release them",
+                f"cpuset {process} {shown}", f"{text} {shown}: change the cpuset, or release them"
             )
-
-    def _refused(self, process: Process, thread: Thread, error: OSError) -> None:
-        if isinstance(error, PermissionError):
-            self.problems.note("permission", _NOT_PERMITTED.format(reason=error.strerror))
-        else:
-            text = f"{process}: thread {thread.tid} ({thread.name}) keeps its mask"
-            self.problems.note(f"{process} {error.errno}", f"{text}: {error.strerror}")
-
-    def _unreadable(self, path: str, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        self.problems.note(f"unreadable {reason}", f"cannot read {path}: {reason}")
 
     def committed(self, owned: frozenset[int]) -> None:
         """Clear the CPUs that have just found an owner; never raises: their grant is committed."""
         newly = owned - self._cpus.owned
         self._cpus = replace(self._cpus, owned=owned)
-        if newly and self._found is not None:
+        if newly and self._moving:
             try:
                 self._clear(newly)
             except Exception as error:
@@ -205,89 +182,25 @@ class Keeper:
                 self.problems.note("bug", f"Open vSwitch's threads were not moved: {error}")
 
     def _clear(self, newly: frozenset[int]) -> None:
-        self._remember(affinity.seated(self._tracked, self._cpus))
-        if not self._check_room():
-            return
-        free = self._cpus.free
-        for process in self._processes:
-            moved: set[int] = set()
-            for _ in range(_PASSES):
-                before = len(moved)
-                for tid in threads.tids(process.pid):
-                    if tid not in moved and not self._is_clear(tid, newly, free, moved):
-                        moved |= self._cleared(process, tid, newly)
-                if process in self.left_alone or not moved:
-                    break
-                if len(moved) == before:
-                    if not threads.may_be_cloning(process.pid):
-                        break
-                    time.sleep(_PASS_SECONDS)
-
-    def _is_clear(
-        self, tid: int, newly: frozenset[int], free: frozenset[int], moved: set[int]
-    ) -> bool:
-        """Whether a thread is off these CPUs, if need be by one call, which is noted.
-
-        A grant waits for this once for each thread, so there is nothing in it but what must be.
-        Only what had the wide mask is moved here: no cpuset can forbid it a part of that.
-        """
-        try:
-            mask = frozenset(os.sched_getaffinity(tid))
-            if newly.isdisjoint(mask):
-                return True
-            if tid in self._wide and mask - newly == free:
-                os.sched_setaffinity(tid, free)
-                moved.add(tid)
-                return True
-        except OSError:
-            return False  # `_cleared` finds out why.
-        return False
-
-    def _cleared(self, process: Process, tid: int, newly: frozenset[int]) -> set[int]:
-        """The thread, if it had to be moved off some of these CPUs and could not be at once."""
-        mask = threads.mask_of(tid)
-        if mask is None or mask.isdisjoint(newly) or process in self.left_alone:
-            return set()
-        known = self._by_tid.get(tid)
-        thread = known.thread if known else None
-        if thread is None or not self._settled(thread):
-            thread = threads.thread(process.pid, tid, self._unreadable)
-        if thread is None or affinity.is_pmd(thread.name):
-            return set()
-        wanted = self.wanted.get(tid, self._cpus.free)
-        self._move(process, replace(thread, mask=mask), wanted, away=len(mask) == 1)
-        return {tid}
+        if not newly.isdisjoint(t.seat for t in self._tracked.values() if t.seat is not None):
+            self._remember(affinity.seated(self._tracked, self._cpus))
+        if self._check_room():
+            self._processes = list(
+                dict.fromkeys(self._processes + self._finder.started(self.problems.unreadable))
+            )
+            Clearing(newly, self._cpus, self._wide, self.wanted, self.problems).run(
+                self._processes
+            )
 
     def restore(self) -> None:
         """Put back the masks that were found; threads that came later get that of pid 1."""
         self.problems.start()
-        if self._found is not None:
-            for process in self._finder.find(self._unreadable):
-                if process not in self.left_alone:
-                    for thread in threads.threads(process, self._unreadable):
-                        self._put_back(process, thread, self._found)
-            self._forget()
+        self._moving = False
+        if self._found.load() and self._found.active:
+            processes = self._finder.find(self.problems.unreadable)
+            self._found.restore(processes, self.left_alone)
+        if not self.active:
+            self._processes = []
+            self._cpusets = Cpusets()
+            self._remember({})
         self.problems.finish()
-
-    def _put_back(self, process: Process, thread: Thread, found: Masks) -> None:
-        if affinity.is_pmd(thread.name):
-            return
-        try:
-            mask = found.get(thread.key) or frozenset(os.sched_getaffinity(1))
-            if mask != thread.mask:
-                threads.set_mask(thread.tid, mask)
-        except ProcessLookupError:
-            return
-        except OSError as error:
-            self._refused(process, thread, error)
-
-    def _forget(self) -> None:
-        self._found = None
-        self.left_alone = frozenset()
-        self._processes = []
-        self._remember({})
-        try:
-            self._masks.forget()
-        except StoreFailed as error:
-            text = f"it cannot be kept that Open vSwitch's threads have their masks back: {error}"
-            self.problems.note("store", text)

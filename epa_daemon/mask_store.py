@@ -40,7 +40,7 @@ class MaskStore:
         """
         try:
             since = self._connection.execute("SELECT boot FROM changed_masks_since").fetchone()
-            if since != (boot(),):
+            if since is None or since != (boot(),):
                 return None
             rows = self._connection.execute("SELECT tid, start, mask FROM found_masks")
             return {(tid, start): cpulist.parse(mask) for tid, start, mask in rows}
@@ -60,7 +60,11 @@ class MaskStore:
             (pid, tid, start, cpulist.format_ranges(mask))
             for (pid, (tid, start)), mask in masks.items()
         ]
-        self._replace(boot(), rows)
+        try:
+            since = boot()
+        except OSError as error:
+            raise StoreFailed(str(error)) from error
+        self._replace(since, rows)
 
     def forget(self) -> None:
         """All is put back.

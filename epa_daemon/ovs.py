@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # New threads are to be found within a second.
 _PACE_SECONDS = 0.8
+# Only while there is something that could not be put back.
+_RESTORE_SECONDS = 10.0
 
 
 class Ovs:
@@ -42,6 +44,7 @@ class Ovs:
         self._switch = Switch(path, self._switched)
         self._next: asyncio.TimerHandle | None = None
         self._running = False
+        self._stopping = False
         self._seen_problem: str | None = None
         # Called in the thread that commits.
         self.committed = keeper.committed
@@ -50,11 +53,12 @@ class Ovs:
         """Follow the switch; what an earlier process left changed is taken on or put back."""
         self._switch.start()
         if self._keeper.active and not self._switch.on:
-            self._submit(self._keeper.restore)
+            self._restore()
 
     async def stop(self, seconds: float) -> None:
         """Put everything back, as after switching off: the next start takes it up again."""
         self._switch.stop()
+        self._running, self._stopping = False, True
         self._cancel()
         restored = asyncio.Event()
         self._submit(self._keeper.restore, restored.set)
@@ -76,7 +80,7 @@ class Ovs:
         if self._running:
             self._look()
         else:
-            self._submit(self._keeper.restore)
+            self._restore()
 
     def _cancel(self) -> None:
         if self._next:
@@ -89,10 +93,19 @@ class Ovs:
         self._submit(lambda: self._keeper.look(cpus), self._looked)
 
     def _looked(self) -> None:
-        self._cancel()
         if self._running:
-            loop = asyncio.get_running_loop()
-            self._next = loop.call_later(_PACE_SECONDS, self._look)
+            self._later(_PACE_SECONDS, self._look)
+
+    def _restore(self) -> None:
+        self._submit(self._keeper.restore, self._restored)
+
+    def _restored(self) -> None:
+        if self._keeper.active and not self._running and not self._stopping:
+            self._later(_RESTORE_SECONDS, self._restore)
+
+    def _later(self, seconds: float, job: Callable[[], None]) -> None:
+        self._cancel()
+        self._next = asyncio.get_running_loop().call_later(seconds, job)
 
     def _submit(self, job: Callable[[], None], then: Callable[[], None] | None = None) -> None:
         def done(failure: Exception | None) -> None:
@@ -145,7 +158,7 @@ class Ovs:
         )
 
     def _wanted(self, tid: int, name: str) -> str | None:
-        wanted = self._keeper.wanted.get(tid)
+        wanted = self._keeper.wanted(tid)
         return None if wanted is None or is_pmd(name) else cpulist.format_ranges(wanted)
 
 

@@ -27,10 +27,9 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _POLL_SECONDS = 1.0
 # While there is no folder, or a snap's missing connection keeps the file from being read.
 _SLOW_POLL_SECONDS = 10.0
-_CONNECT = (
-    "connect the plug: snap connect epa-orchestrator:etc-openvswitch (no restart needed); "
-    "until then Open vSwitch's threads are left alone"
-)
+# Who writes to the file by `>` empties it first.
+_DOUBT_SECONDS = 0.05
+_CONNECT = "; connect the plug: snap connect epa-orchestrator:etc-openvswitch (no restart needed)"
 
 
 def read(path: Path) -> tuple[bool, str | None]:
@@ -50,7 +49,9 @@ def read(path: Path) -> tuple[bool, str | None]:
     except OSError as error:
         if error.errno == errno.ELOOP:
             return False, f"{path} is a link; it counts as off"
-        return False, f"{path}: {error.strerror}; {_CONNECT}"
+        denied = isinstance(error, PermissionError) and "SNAP_NAME" in os.environ
+        text = f"{path} cannot be read and counts as off: {error.strerror}"
+        return False, text + (_CONNECT if denied else "")
 
 
 class Switch:
@@ -64,6 +65,7 @@ class Switch:
         self._inotify: Inotify | None = None
         self._watches: set[int] = set()
         self._poll: asyncio.TimerHandle | None = None
+        self._doubt: asyncio.TimerHandle | None = None
 
     @property
     def followed(self) -> Literal["inotify", "poll"]:
@@ -85,19 +87,29 @@ class Switch:
             asyncio.get_running_loop().remove_reader(self._inotify.descriptor)
             self._inotify.close()
             self._inotify = None
-        if self._poll:
-            self._poll.cancel()
+        for timer in (self._poll, self._doubt):
+            if timer:
+                timer.cancel()
 
     def _woken(self) -> None:
         assert self._inotify is not None
         self._inotify.drain()
         self._look()
 
-    def _look(self) -> None:
+    def _look(self, sure: bool = False) -> None:
         # Watch first and read then: what happens in between wakes us again.
         watched = self._watch()
+        found = read(self.path)
+        if self.on and not found[0] and not sure:
+            if self._doubt is None:
+                loop = asyncio.get_running_loop()
+                self._doubt = loop.call_later(_DOUBT_SECONDS, self._look, True)
+            return
+        if self._doubt:
+            self._doubt.cancel()
+            self._doubt = None
         before = self.on, self.problem
-        self.on, self.problem = read(self.path)
+        self.on, self.problem = found
         self._poll_again(watched)
         if before != (self.on, self.problem):
             self._changed()

@@ -5,12 +5,14 @@
 
 It names itself and its threads as the kernel shows them, prints `ready`, and then obeys lines on
 its standard input: `new THREAD` makes a thread, `busy` and `calm` tell the first thread what to
-do. It ends with its input.
+do; `churn` makes the main thread busy for good, with making threads that end soon. It ends with
+its input.
 """
 
 import os
 import sys
 import threading
+import time
 
 _busy = threading.Event()
 _never = threading.Event()
@@ -40,6 +42,20 @@ def _start(name: str, first: bool) -> None:
     started.wait()
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _churn() -> None:
+    """A main thread that works most of the time, and is often in the middle of clone(2)."""
+    while True:
+        threading.Thread(target=time.sleep, args=(0.1,), daemon=True).start()
+        until = time.monotonic() + 0.002
+        while time.monotonic() < until:
+            pass
+
+
 def main(name: str, *names: str) -> None:
     for number, thread in enumerate(names):
         _start(thread, number == 0)
@@ -50,6 +66,10 @@ def main(name: str, *names: str) -> None:
         match verb:
             case "new":
                 _start(rest, first=False)
+            case "churn":
+                print("done", flush=True)
+                threading.Thread(target=_end_with_input, daemon=True).start()
+                _churn()
             case "busy":
                 _busy.set()
             case _:

@@ -6,6 +6,7 @@
 One CPU of this host is the general pool of a daemon that reads the real `/`.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -53,6 +54,14 @@ class StandIn:
         for path in Path(f"/proc/{self.process.pid}/task").iterdir():
             name = (path / "comm").read_text().strip()
             found[name] = frozenset(os.sched_getaffinity(int(path.name)))
+        return found
+
+    def all_masks(self) -> list[frozenset[int]]:
+        """Also of threads that share a name, or come and go."""
+        found: list[frozenset[int]] = []
+        for tid in os.listdir(f"/proc/{self.process.pid}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                found.append(frozenset(os.sched_getaffinity(int(tid))))
         return found
 
     def end(self) -> None:
@@ -132,6 +141,34 @@ def test_new_threads_and_processes_are_found_within_a_second(
     one.tell("new handler2")
     os.sched_setaffinity(one.process.pid, OURS)
     soon(lambda: set(one.masks().values()) == {WITHOUT_IT}, 1.2)
+
+
+def test_a_busy_main_thread_that_makes_threads_leaves_none_behind(
+    daemon: Daemon, stand_in: Callable[..., StandIn]
+):
+    one = stand_in("ovs-vswitchd", "handler1")
+    switch(daemon, "1")
+    soon(lambda: daemon.ask("get_ovs_affinity")["switch"]["state"] == "on")
+    one.tell("churn")
+    for _ in range(20):
+        grant(daemon)
+        assert set(one.all_masks()) == {WITHOUT_IT}
+        grant(daemon, -1)
+        # The next look widens.
+        soon(lambda: OURS in one.all_masks())
+
+
+def test_a_process_that_started_just_before_a_grant_leaves_its_cpu_too(
+    daemon: Daemon, stand_in: Callable[..., StandIn]
+):
+    switch(daemon, "1")
+    soon(lambda: daemon.ask("get_ovs_affinity")["switch"]["state"] == "on")
+    for _ in range(3):
+        one = stand_in("ovs-vswitchd", "handler1", "handler2")
+        grant(daemon)
+        assert set(one.all_masks()) == {WITHOUT_IT}
+        grant(daemon, -1)
+        one.end()
 
 
 def test_what_was_found_comes_back_also_after_a_crash(

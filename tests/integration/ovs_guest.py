@@ -81,20 +81,22 @@ def grants(count: int) -> dict[str, Any]:
     Directly after each reply: no thread may have a granted CPU in its mask, or run on one.
     """
     left: list[str] = []
-    taken_from_under = 0
+    taken_from_under, slowest = 0, 0.0
     pids = daemons()
     for number in range(count):
         under = set(running(pids))
         # The lowest CPUs are granted, and the first busy thread sits on the lowest free one.
         request = {"action": "allocate_cores", "service_name": "a", "num_of_cores": 1 + number % 5}
+        asked = time.monotonic()
         reply = ask(request)
+        slowest = max(slowest, time.monotonic() - asked)
         granted = {cpu for cpu in range(64) if in_ranges(cpu, reply["allocated_cores"])}
         left += [f"grant {number} of {sorted(granted)}: {what}" for what in on(granted, pids)]
         taken_from_under += bool(under & granted)
         ask({"action": "allocate_cores", "service_name": "a", "num_of_cores": -1})
         if number % 5 == 4:
             time.sleep(2.0)  # Long enough for a busy thread to be seated again.
-    return {"left": left[:5], "taken_from_under": taken_from_under}
+    return {"left": left[:5], "taken_from_under": taken_from_under, "slowest": slowest}
 
 
 def on(cpus: set[int], pids: list[int]) -> list[str]:
@@ -159,6 +161,34 @@ def flood(interface: str) -> None:
                 time.sleep(0.001)  # The queue is full.
 
 
+def main_threads() -> float:
+    """The share of a CPU that the busiest main thread of ovs-vswitchd uses."""
+
+    def used() -> dict[int, int]:
+        found = {pid: stat(Path(f"/proc/{pid}/task/{pid}/stat")) for pid in daemons()}
+        return {
+            pid: int(fields[11]) + int(fields[12])
+            for pid, (name, fields) in found.items()
+            if name == "ovs-vswitchd"
+        }
+
+    before = used()
+    time.sleep(1)
+    ticks = [after - before[pid] for pid, after in used().items() if pid in before]
+    return max(ticks, default=0) / os.sysconf("SC_CLK_TCK")
+
+
+def nag() -> None:
+    """Keep requests waiting at the control socket, which the main thread serves."""
+    (path,) = Path("/run/openvswitch").glob("ovs-vswitchd.*.ctl")
+    request = json.dumps({"id": 0, "method": "list-commands", "params": []}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(request * 20)
+        while connection.recv(1 << 20):
+            connection.sendall(request)
+
+
 def in_ranges(cpu: int, text: str) -> bool:
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
@@ -179,6 +209,10 @@ def main(verb: str, *arguments: str) -> None:
             print(json.dumps(grants(int(arguments[0]))))
         case "busy":
             print(json.dumps(busy_handlers()))
+        case "main":
+            print(json.dumps(main_threads()))
+        case "nag":
+            nag()
         case "flood":
             flood(arguments[0])
         case _:

@@ -122,6 +122,11 @@ class OvsHost:
         flood = " ".join([*_PYTHON, PROGRAM, "flood", "flood"])
         self.machine.run(f"setsid taskset -c 0 {flood} >/dev/null 2>&1 </dev/null &")
 
+    def keep_main_thread_busy(self) -> None:
+        """Ask ovs-vswitchd for something again and again: its main thread answers."""
+        nag = " ".join([*_PYTHON, PROGRAM, "nag"])
+        self.machine.run(f"setsid taskset -c 0 {nag} >/dev/null 2>&1 </dev/null &")
+
     def busy_handlers(self) -> list[int]:
         """Where the handlers are that work now."""
         return self.guest("busy")

@@ -160,6 +160,50 @@ def test_a_process_in_a_cpuset_that_forbids_free_cpus_is_left_alone(host: OvsHos
     assert "left alone" in host.machine.run("epa-orchestrator ovs").stdout
 
 
+def test_a_cpuset_that_comes_later_takes_the_process_back_to_what_it_had(host: OvsHost):
+    host.switch("1")
+    host.flood()
+    host.wait_for(lambda: any(4 <= cpu <= 9 for cpu in host.busy_handlers()), 30)
+    limit = "systemctl set-property --runtime ovs-vswitchd.service AllowedCPUs="
+    host.machine.run(f"{limit}0-6")
+    host.wait_for(lambda: host.all_masks() == {"0-9", "0-3"})
+    host.ask("allocate_cores", service_name="a", num_of_cores=2)
+    host.wait_for(lambda: host.all_masks() == {"0-3,6-9", "0-3"})
+    assert host.health() == []
+    host.machine.run(f"{limit}0-9")
+    # It is tried again only every 48 s.
+    host.wait_for(lambda: "0-3" not in host.all_masks(), 70)
+    host.switch("")
+    host.wait_for_masks("0-3")
+
+
+def test_cpus_that_go_offline_and_come_back_are_followed(host: OvsHost):
+    host.switch("1")
+    host.wait_for_masks("0-9")
+    online = "/sys/devices/system/cpu/cpu9/online"
+    # Looks come every 0.8 s, and hit the change sooner or later in one of its moments.
+    host.machine.run(
+        f"for n in $(seq 40); do echo 0 >{online}; sleep 0.13; echo 1 >{online}; sleep 0.1; done",
+        timeout=120,
+    )
+    host.machine.write(online, "0")
+    host.wait_for_masks("0-8")
+    host.machine.write(online, "1")
+    host.wait_for_masks("0-9")
+    assert "left alone" not in host.log()
+    assert host.health() == []
+
+
+def test_no_thread_is_left_on_a_granted_cpu_while_the_main_thread_is_busy(host: OvsHost):
+    host.switch("1")
+    host.keep_main_thread_busy()
+    host.wait_for(lambda: host.guest("main") > 0.5, 30)
+    done = host.guest("grants", "60", timeout=300)
+    print("slowest reply:", done["slowest"])
+    assert host.guest("main") > 0.5
+    assert done["left"] == []
+
+
 @pytest.mark.parametrize("plug", ["process-control", "etc-openvswitch"])
 def test_without_a_plug_it_is_said_once_and_cpus_are_granted(host: OvsHost, plug: str):
     machine = host.machine

@@ -2,6 +2,7 @@
 # See LICENSE file for licensing details.
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,49 @@ def test_without_inotify_it_is_polled(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(switch, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(switch, "_SLOW_POLL_SECONDS", 0.04)
     assert asyncio.run(follows(tmp_path / "etc/openvswitch/switch", STORY, 2)) == "poll"
+
+
+def test_writing_to_a_file_that_is_on_does_not_switch_off_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # However slow this machine is: it is written again before that is over.
+    monkeypatch.setattr(switch, "_DOUBT_SECONDS", 60)
+    path = tmp_path / "switch"
+    told: list[bool] = []
+
+    async def write_again() -> None:
+        followed = Switch(path, lambda: told.append(followed.on))
+        followed.start()
+        for _ in range(3):
+            empty(path)
+            await asyncio.sleep(0.1)
+            fill(path)
+            await asyncio.sleep(0.1)
+        followed.stop()
+
+    fill(path)
+    asyncio.run(write_again())
+    assert told == [True]
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "advised"),
+    [(errno.EACCES, "epa", True), (errno.EACCES, None, False), (errno.EIO, "epa", False)],
+)
+def test_a_plug_is_advised_only_in_a_snap_that_is_denied(
+    monkeypatch: pytest.MonkeyPatch, number: int, name: str | None, advised: bool
+):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.delenv("SNAP_NAME", raising=False)
+    if name:
+        monkeypatch.setenv("SNAP_NAME", name)
+    monkeypatch.setattr(os, "open", fail)
+    on, problem = switch.read(Path("/switch"))
+    assert not on
+    assert problem
+    assert ("snap connect" in problem) is advised
 
 
 def make_a_folder(path: Path) -> None:
