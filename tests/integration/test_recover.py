@@ -45,7 +45,8 @@ class Operator:
         self.types(f"while systemctl is-active -q {SERVICE}; do sleep 0.2; done")
         code = self.types(f"systemctl show -P ExecMainStatus {SERVICE}")
         assert code.strip() == "78", self.epa.log()
-        return self.types("snap logs epa-orchestrator.daemon").splitlines()[-1]
+        lines = self.types("snap logs epa-orchestrator.daemon").splitlines()
+        return [line for line in lines if " epa-orchestrator.daemon[" in line][-1]
 
     def verifies(self) -> list[str]:
         """The codes of what is wrong."""
