@@ -23,7 +23,7 @@ bench: .venv/.installed ## Measure the daemon against floors taken in the same r
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
 test-lab: .venv/.installed ## Pass all tests that need machines (about an hour; root)
-	EPA_LAB=required $(BIN)/python -m pytest tests/integration -n 2 --dist loadfile
+	EPA_LAB=required $(BIN)/python -m pytest tests/integration -n 2 --dist worksteal
 
 lab-shell: .venv/.installed ## A root shell in a virtual machine with the snap installed
 	$(BIN)/python -m tests.integration.lab $(LAB_OPTIONS)

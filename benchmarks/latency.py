@@ -17,8 +17,8 @@ from benchmarks.pinning import Cpus
 from benchmarks.processes import Committer, Daemon
 from benchmarks.report import Row, Section
 
-_LIST_TARGET = 2.0
-_DURABLE_TARGET = 1.7
+_LIST_TARGET = 1.5
+_DURABLE_TARGET = 1.4
 _IN_TURN = "commit after an echo"
 _NOTES = (
     "From connect() to the end of the reply. Echoes send the request back and close. A commit",

@@ -19,6 +19,8 @@ import yaml
 
 from tests.integration.charm_unit import Unit
 
+pytestmark = pytest.mark.long
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("tutorial/deploy.md", "reference/charm.md")
 EXAMPLE = re.compile(

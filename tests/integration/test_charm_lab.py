@@ -10,6 +10,8 @@ machine is that of test_snap.py.
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.integration import charm_unit
 from tests.integration.charm_unit import IDLE, Unit
 from tests.integration.lab import ready
@@ -51,6 +53,7 @@ def test_nothing_is_done_where_nothing_is_needed(unit: Unit):
     assert (unit.changes(), unit.epa.pid()) == (before, pid)
 
 
+@pytest.mark.long
 def test_actions_grant_list_and_release_what_clients_see(unit: Unit):
     unit.config["cpu-pool"] = "0-1"
     assert "general pool 0/2" in unit.run("config-changed").status
@@ -78,6 +81,7 @@ def test_actions_grant_list_and_release_what_clients_see(unit: Unit):
     assert unit.epa.ask("list_allocations", pool="general")["allocations"] == []
 
 
+@pytest.mark.long
 def test_actions_that_cannot_be_done_change_nothing(unit: Unit):
     unit.epa.allocate("nova", 2)
     refused = {
@@ -99,6 +103,7 @@ def test_actions_that_cannot_be_done_change_nothing(unit: Unit):
     assert unit.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_actions_that_look_say_what_the_snap_says(unit: Unit):
     unit.epa.allocate("nova", 2)
     unit.epa.ask(
@@ -121,6 +126,7 @@ def test_actions_that_look_say_what_the_snap_says(unit: Unit):
     )
 
 
+@pytest.mark.long
 def test_the_switch_of_open_vswitch_is_written_and_removed(unit: Unit):
     machine, switch = unit.machine, "/etc/openvswitch/enable_dynamic_cpu_affinity"
     unit.config["ovs-dynamic-cpu-affinity"] = True
@@ -136,6 +142,7 @@ def test_the_switch_of_open_vswitch_is_written_and_removed(unit: Unit):
     assert machine.read(switch) == b"somebody else's"
 
 
+@pytest.mark.long
 def test_refresh_and_restart_keep_every_claim(unit: Unit):
     unit.epa.allocate("nova", 2)
     before, pid = unit.changes(), unit.epa.pid()

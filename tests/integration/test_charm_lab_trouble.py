@@ -15,6 +15,8 @@ from tests.integration.lab.template import Template
 from tests.integration.orchestrator import SOCKET
 from tests.integration.test_takeover import DATA, OLD_STATE
 
+pytestmark = pytest.mark.long
+
 OPTIONS = "snap get -d epa-orchestrator"
 HELD = "active: 2/6 CPUs held by 1 service, 1G pages 0/2, 2M pages 0/64"
 SERVICE = "snap.epa-orchestrator.daemon"

@@ -61,6 +61,7 @@ def test_the_switch_is_followed_without_a_restart(host: OvsHost):
     assert host.pid() == started
 
 
+@pytest.mark.long
 def test_a_folder_that_is_missing_at_the_start_is_noticed_when_it_comes(host: OvsHost):
     host.machine.run("mv /etc/openvswitch /etc/elsewhere; snap restart epa-orchestrator")
     host.wait()
@@ -69,6 +70,7 @@ def test_a_folder_that_is_missing_at_the_start_is_noticed_when_it_comes(host: Ov
 
 
 @pytest.mark.parametrize("make", [f"mkdir {SWITCH}", f"echo 1 > /tmp/x; ln -s /tmp/x {SWITCH}"])
+@pytest.mark.long
 def test_a_switch_that_is_no_file_is_off_and_said_once(host: OvsHost, make: str):
     host.machine.run(make)
     host.wait_for(lambda: len(host.health()) == 1)
@@ -81,6 +83,7 @@ def test_a_switch_that_is_no_file_is_off_and_said_once(host: OvsHost, make: str)
     assert host.health() == []
 
 
+@pytest.mark.long
 def test_open_vswitch_may_be_restarted_stopped_and_absent(host: OvsHost):
     host.switch("1")
     host.wait_for_masks("0-9")
@@ -97,6 +100,7 @@ def test_open_vswitch_may_be_restarted_stopped_and_absent(host: OvsHost):
     host.wait_for_masks("0-3")
 
 
+@pytest.mark.long
 def test_what_was_found_is_put_back_after_a_kill_a_stop_and_a_removal(host: OvsHost):
     machine = host.machine
     (database,) = machine.run("pidof ovsdb-server").stdout.split()
@@ -141,6 +145,7 @@ def pmd_masks(host: OvsHost) -> dict[str, str]:
     return {n: mask for its in processes for n, mask in its.items() if n.startswith("pmd")}
 
 
+@pytest.mark.long
 def test_a_busy_handler_runs_on_an_idle_isolated_cpu_and_never_on_a_granted_one(host: OvsHost):
     host.switch("1")
     host.flood()
@@ -150,6 +155,7 @@ def test_a_busy_handler_runs_on_an_idle_isolated_cpu_and_never_on_a_granted_one(
     assert done["taken_from_under"] >= 10, done
 
 
+@pytest.mark.long
 def test_a_process_in_a_cpuset_that_forbids_free_cpus_is_left_alone(host: OvsHost):
     host.machine.run("systemctl set-property --runtime ovsdb-server.service AllowedCPUs=0-1")
     host.switch("1")
@@ -177,6 +183,7 @@ def test_a_cpuset_that_comes_later_takes_the_process_back_to_what_it_had(host: O
     host.wait_for_masks("0-3")
 
 
+@pytest.mark.long
 def test_cpus_that_go_offline_and_come_back_are_followed(host: OvsHost):
     host.switch("1")
     host.wait_for_masks("0-9")
@@ -194,6 +201,7 @@ def test_cpus_that_go_offline_and_come_back_are_followed(host: OvsHost):
     assert host.health() == []
 
 
+@pytest.mark.long
 def test_no_thread_is_left_on_a_granted_cpu_while_the_main_thread_is_busy(host: OvsHost):
     host.switch("1")
     host.keep_main_thread_busy()
@@ -205,6 +213,7 @@ def test_no_thread_is_left_on_a_granted_cpu_while_the_main_thread_is_busy(host: 
 
 
 @pytest.mark.parametrize("plug", ["process-control", "etc-openvswitch"])
+@pytest.mark.long
 def test_without_a_plug_it_is_said_once_and_cpus_are_granted(host: OvsHost, plug: str):
     machine = host.machine
     machine.run(f"snap disconnect epa-orchestrator:{plug}", timeout=120)

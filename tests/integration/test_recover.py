@@ -61,6 +61,7 @@ def operator(epa: Orchestrator) -> Operator:
     return Operator(epa)
 
 
+@pytest.mark.long
 def test_a_backup_is_restored_unless_it_contradicts_live_claims(operator: Operator):
     assert operator.verifies() == []
     operator.epa.allocate("nova", 2)
@@ -104,6 +105,7 @@ def test_a_store_that_is_gone_is_saved_from_the_running_daemon(operator: Operato
     assert operator.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_a_store_of_a_newer_daemon_is_left_alone(operator: Operator):
     operator.epa.allocate("nova", 2)
     operator.types(BACKUP)
@@ -116,6 +118,7 @@ def test_a_store_of_a_newer_daemon_is_left_alone(operator: Operator):
     assert operator.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_a_full_disk_grants_nothing_and_heals_by_itself(operator: Operator):
     operator.epa.allocate("nova", 2)
     pid = operator.epa.pid()
@@ -130,6 +133,7 @@ def test_a_full_disk_grants_nothing_and_heals_by_itself(operator: Operator):
     assert operator.epa.pid() == pid
 
 
+@pytest.mark.long
 def test_offline_cpus_keep_their_owner_and_come_back(operator: Operator):
     operator.epa.allocate("nova", 2)
     operator.types("echo 0 > /sys/devices/system/cpu/cpu3/online")
@@ -139,6 +143,7 @@ def test_offline_cpus_keep_their_owner_and_come_back(operator: Operator):
     assert operator.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_options_that_cannot_be_read_are_written_anew_by_snap_set(operator: Operator):
     operator.epa.allocate("nova", 2)
     operator.types("echo '{' > /var/snap/epa-orchestrator/current/options.json")
@@ -150,6 +155,7 @@ def test_options_that_cannot_be_read_are_written_anew_by_snap_set(operator: Oper
     assert operator.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_what_stands_in_the_sockets_place_is_named(operator: Operator):
     operator.epa.allocate("nova", 2)
     operator.stops()
@@ -160,6 +166,7 @@ def test_what_stands_in_the_sockets_place_is_named(operator: Operator):
     assert operator.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_contested_cpus_and_unusable_names_of_the_older_daemon_are_released(
     deployed: Orchestrator,
 ):
