@@ -55,6 +55,19 @@ class Peer:
             return own
         return own.union(struct.unpack(f"{len(raw) // 4}I", raw))
 
+    def has_closed(self) -> bool:
+        """Whether nobody will read a reply: the peer, or we, closed the connection.
+
+        One that has only finished sending (half-closed) still reads.
+        """
+        if self.connection is None:
+            return False
+        if self.connection.fileno() < 0:
+            return True
+        poller = select.poll()
+        poller.register(self.connection, 0)
+        return any(events & select.POLLHUP for _, events in poller.poll(0))
+
     def snap(self) -> str | None:
         """The snap whose process this is, by its control group; "" for none, None for unknown.
 
