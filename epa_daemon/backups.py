@@ -3,16 +3,16 @@
 
 """A backup of the store, written to a file of the operator's and read from one."""
 
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from charms.epa_orchestrator.v0 import epa_client
-
-from epa_daemon import chores, listener, state_folder, store
+from epa_daemon import acknowledged, chores, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed
+from epa_daemon.holder import HolderClient
 from epa_daemon.store import Store
 
 STANDARD = "-"
@@ -47,9 +47,9 @@ def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
     try:
         opened = store.open_copy(state, scratch)
     except state_folder.DaemonRunning:
-        listener.require_holder(socket, state_folder.holder(state))
+        _keep_acknowledged(state, scratch)
         # Its name is ours and not the reply's.
-        epa_client.EpaClient(str(socket)).request("backup")
+        HolderClient(socket, state).request("backup")
         shutil.copyfile(state / state_folder.BACKUP, copy)
         return
     if opened is None:
@@ -60,10 +60,17 @@ def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
         opened.close()
 
 
+def _keep_acknowledged(state: Path, scratch: Path) -> None:
+    """What the copy must have at least; later it may not, as the daemon goes on."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(state / acknowledged.NAME, scratch / acknowledged.NAME)
+
+
 def _check(copy: Path, state: Path) -> None:
-    """A backup of a damaged store would be found out when it is needed."""
+    """A backup of a damaged store, or an old one, would be found out when it is needed."""
     opened = store.open_file(copy, state / state_folder.DATABASE)
     try:
+        _refuse_older(copy, opened)
         opened.load()
         damage = _damage(opened)
         opened.settle()
@@ -71,6 +78,15 @@ def _check(copy: Path, state: Path) -> None:
         opened.close()
     if damage:
         raise NotDone(f"no backup was written: {damage}")
+
+
+def _refuse_older(copy: Path, opened: Store) -> None:
+    try:
+        acknowledged.check(copy.parent, opened.generation)
+    except CannotStart as error:
+        raise NotDone(
+            "no backup was written: the copy is older than what was acknowledged"
+        ) from error
 
 
 def _pour(copy: Path) -> None:

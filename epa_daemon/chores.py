@@ -6,9 +6,11 @@
 It is done between two commits, in the thread that makes them.
 """
 
+import contextlib
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from epa_daemon import history, protocol, schema, state_folder
@@ -48,22 +50,25 @@ def answer(request: Chore, store: Store, state: Path) -> Reply:
 
 
 def _history(request: GetHistory, store: Store) -> HistoryReply:
+    asked = (request.service_name, request.since, request.before)
     try:
         # One more than asked for tells whether there are more.
-        found = store.log.read(
-            request.limit + 1, request.service_name, request.since, request.before
-        )
+        with contextlib.closing(store.log.read(request.limit + 1, *asked)) as found:
+            return _page(found, request.limit)
     except StoreFailed as error:
         raise Refusal("store-failed", f"Failed to read the history: {error}") from error
+
+
+def _page(found: Iterator[Recorded], limit: int) -> HistoryReply:
     page: list[HistoryEvent] = []
     room = _PAGE_BYTES
-    for event in found[: request.limit]:
+    for event in found:
         shown = _shown(event)
         room -= len(shown.model_dump_json().encode()) + 1
-        if room < 0 and page:
-            break
+        if len(page) == limit or (room < 0 and page):
+            return HistoryReply(events=page, next=page[-1].id)
         page.append(shown)
-    return HistoryReply(events=page, next=page[-1].id if len(page) < len(found) else None)
+    return HistoryReply(events=page, next=None)
 
 
 def _shown(event: Recorded) -> HistoryEvent:

@@ -116,7 +116,8 @@ async def _drain(engine: Engine, server: Server) -> None:
         await asyncio.sleep(0.01)
     if engine.busy:
         logger.error(
-            "a commit did not end within %.0f s; what it would have granted was not acknowledged",
+            "what is done with the store did not end within %.0f s; what a commit would have "
+            "granted was not acknowledged",
             _GRACE_SECONDS,
         )
         logging.shutdown()

@@ -27,6 +27,7 @@ from epa_daemon import (
     reloading,
     reports,
 )
+from epa_daemon.chore_queue import ChoreQueue
 from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
 from epa_daemon.errors import Refusal, StoreInDoubt
@@ -106,13 +107,14 @@ class Engine:
         self._working = False
         self._commit_started: float | None = None
         self._committer = committer
+        self._chores = ChoreQueue(committer, self._answer)
         self._store_error: str | None = None
         self._started = time.monotonic()
 
     @property
     def busy(self) -> bool:
-        """Whether changes wait for their commit."""
-        return self._working
+        """Whether changes wait for their commit, or something else is done with the store."""
+        return self._working or self._chores.running
 
     def start(self) -> None:
         """Take a first look, so that the log says at once what is wrong with this host."""
@@ -130,18 +132,12 @@ class Engine:
             self._queue.append(_Waiting(request, peer, respond))
             self._work()
         elif isinstance(request, Chore):
-            self._do(request, respond)
+            self._chores.submit(request, peer, respond)
         else:
             respond(_guarded(lambda: self._read(request)))
 
-    def _do(self, request: Chore, respond: Respond) -> None:
-        """Between commits, where it keeps no reader waiting."""
-        replies: list[Reply] = []
-
-        def work() -> None:
-            replies.append(_guarded(lambda: chores.answer(request, self._store, self._state)))
-
-        self._committer.submit(work, lambda _: respond(replies[0]))
+    def _answer(self, request: Chore) -> Reply:
+        return _guarded(lambda: chores.answer(request, self._store, self._state))
 
     def _read(self, request: Request) -> Reply:
         host, rules = self._observer.look(isinstance(request, GetMemoryInfo | GetHealth))

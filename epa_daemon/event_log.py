@@ -3,9 +3,10 @@
 
 """The history in the store: the table `events`, bounded by number and by age."""
 
+import contextlib
 import datetime
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from epa_daemon import history
@@ -72,8 +73,10 @@ class EventLog:
 
     def read(
         self, limit: int, service: str | None, since: str | None, before: int | None
-    ) -> list[Recorded]:
+    ) -> Generator[Recorded]:
         """Events from the newest to the oldest, of one service if asked.
+
+        They are read one by one, so that those that nobody takes cost nothing; close it then.
 
         Args:
             limit: so many at most.
@@ -96,8 +99,10 @@ class EventLog:
         where = " AND ".join(conditions)
         question = f"SELECT {columns} FROM events WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
         try:
-            rows = self._connection.execute(question, (*values, limit)).fetchall()
-            return [Recorded(*row[:9], snap=_snap(row[9]), requested_for=row[10]) for row in rows]
+            # A question that stays open would keep the log from being folded into the database.
+            with contextlib.closing(self._connection.execute(question, (*values, limit))) as rows:
+                for row in rows:
+                    yield Recorded(*row[:9], snap=_snap(row[9]), requested_for=row[10])
         except sqlite3.Error as error:
             raise StoreFailed(str(error)) from error
 

@@ -8,11 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from charms.epa_orchestrator.v0 import epa_client
-
 from epa_daemon import chores, health, history, listener, pools, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
+from epa_daemon.holder import HolderClient
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
 from epa_daemon.observer import Observer
@@ -44,13 +43,12 @@ def verify(settings: Settings) -> Verdict:
     try:
         return _verify_files(settings)
     except state_folder.DaemonRunning:
+        client = HolderClient(settings.socket, settings.state)
         try:
-            listener.require_holder(settings.socket, state_folder.holder(settings.state))
+            reply = VerifyReply.model_validate(client.request("verify"))
+            seen = [Problem.model_validate(item) for item in client.get_health()["problems"]]
         except listener.Impostor as error:
             return Verdict(True, (Problem(code="foreign-socket", text=str(error)),))
-        client = epa_client.EpaClient(str(settings.socket))
-        reply = VerifyReply.model_validate(client.request("verify"))
-        seen = [Problem.model_validate(item) for item in client.get_health()["problems"]]
         problems = (*reply.problems, *seen)
         return Verdict(True, problems, reply.services, reply.claimed_cpus)
     except CannotStart as error:

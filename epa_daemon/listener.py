@@ -84,28 +84,25 @@ class Impostor(NotDone):
     """Somebody else listens where the daemon should."""
 
 
-def require_holder(path: Path, holder: int | None) -> None:
+def require_holder(connection: socket.socket, path: Path, holder: int | None) -> None:
     """Check that it is the daemon who listens: a client may have put a socket in its place.
 
     Args:
+        connection: the one that the request goes over; another one proves nothing of it.
         path: the socket.
-        holder: the process that has the state folder; None for unknown, and then nothing is
-            checked.
+        holder: the process that has the state folder; None for unknown, and then it must be
+            root's or ours.
 
     Raises:
         Impostor: another process listens there.
     """
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return  # Whoever asks next is told.
-        listening = peers.of(probe)
-    if holder is not None and listening.pid != holder:
+    listening = peers.of(connection)
+    known = listening.administrator if holder is None else listening.pid == holder
+    if not known:
+        daemon = "the daemon" if holder is None else f"the daemon, pid {holder}"
         raise Impostor(
-            f"{listening} listens on {path}, and not the daemon, pid {holder}: somebody has put "
-            "a socket in its place; find out who, and restart the daemon"
+            f"{listening} listens on {path}, and not {daemon}: somebody has put a socket in its "
+            "place; find out who, and restart the daemon"
         )
 
 

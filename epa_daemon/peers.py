@@ -17,8 +17,12 @@ _UCRED = struct.Struct("iII")
 # Not in Python's socket module; of asm-generic/socket.h.
 _SO_PEERGROUPS = 59
 _SO_PEERPIDFD = 77
-# The outermost one counts: below its own, a service may make groups of any name.
-_SNAP = re.compile(rb"/snap\.([a-z0-9-]+(?:_[a-z0-9]+)?)\.")
+# Units of snapd: snap.<name>.<app>.service, snap.<name>.<app>-<uuid>.scope,
+# snap.<name>.hook.<hook>-<uuid>.scope, and snap.<name>+<component>.hook.<hook>-<uuid>.scope, whose
+# "+" systemd writes as \x2b. Quota groups are slices: snap.<group>.slice.
+_SNAP = re.compile(
+    rb"snap\.([a-z0-9-]+(?:_[a-z0-9]+)?)(?:(?:\\x2b|\+)[a-z0-9-]+\.hook)?\.[^.].*\.(?:service|scope)"
+)
 _OWN_SNAP = os.environ.get("SNAP_INSTANCE_NAME", "")
 
 
@@ -54,6 +58,19 @@ class Peer:
         except OSError:
             return own
         return own.union(struct.unpack(f"{len(raw) // 4}I", raw))
+
+    def has_closed(self) -> bool:
+        """Whether nobody will read a reply: the peer, or we, closed the connection.
+
+        One that has only finished sending (half-closed) still reads.
+        """
+        if self.connection is None:
+            return False
+        if self.connection.fileno() < 0:
+            return True
+        poller = select.poll()
+        poller.register(self.connection, 0)
+        return any(events & select.POLLHUP for _, events in poller.poll(0))
 
     def snap(self) -> str | None:
         """The snap whose process this is, by its control group; "" for none, None for unknown.
@@ -96,15 +113,38 @@ def of(connection: socket.socket) -> Peer:
 def snap_in(cgroup: bytes, uid: int) -> str | None:
     """The snap that a process of this user is in, by its /proc/<pid>/cgroup; see `Peer.snap`.
 
-    In the part of the tree that is a user's own (user.slice), that user names the groups, so
-    there they say nothing of anybody but root.
+    Only the hierarchies count that systemd keeps processes in: the unified one and name=systemd.
     """
-    for line in cgroup.splitlines():
-        path = line.split(b":", 2)[-1]
-        found = _SNAP.search(path)
-        if found:
-            return None if uid != 0 and path.startswith(b"/user.slice/") else found[1].decode()
-    return "" if cgroup else None
+    lines = [line.split(b":", 2) for line in cgroup.splitlines()]
+    paths = [x[2] for x in lines if len(x) == 3 and (not x[1] or x[1].startswith(b"name="))]
+    found = {_snap_of(path, uid) for path in paths}
+    named = found - {""}
+    if len(named) > 1 or not found:
+        return None
+    return named.pop() if named else ""
+
+
+def _snap_of(path: bytes, uid: int) -> str | None:
+    """The snap that a path of control groups names, "" for none, None for unknown.
+
+    The outermost unit counts: below its own, a service may make groups of any name. In the part
+    of the tree that is a user's own (user.slice), that user names the groups, so there they say
+    nothing of anybody but root.
+    """
+    units = [name for name in path.split(b"/") if _may_tell(name)]
+    if not units or not units[0].startswith(b"snap."):
+        return ""
+    found = _SNAP.fullmatch(units[0])
+    if found is None or (uid != 0 and path.startswith(b"/user.slice/")):
+        return None
+    return found[1].decode()
+
+
+def _may_tell(name: bytes) -> bool:
+    """Whether a group is a unit's, or looks like a snap's; slices and users' managers hold any."""
+    if name.endswith(b".slice") or (name.startswith(b"user@") and name.endswith(b".service")):
+        return False
+    return name.endswith((b".service", b".scope")) or name.startswith(b"snap.")
 
 
 def is_foreign(snap: str | None) -> bool:

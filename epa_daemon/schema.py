@@ -45,6 +45,7 @@ STEPS = (
         id INTEGER PRIMARY KEY CHECK (id = 1), generation INTEGER NOT NULL, sum TEXT NOT NULL
     ) STRICT;
     INSERT INTO seal VALUES (1, 0, 'not sealed yet');
+    CREATE INDEX events_of_service ON events (service, id);
     """,
 )
 VERSION = len(STEPS)

@@ -23,6 +23,8 @@ from epa_daemon.store import Import, Store
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "state.json"
+# Clients can write in its folder; thousands of services come to less than 1 MiB.
+_MOST_BYTES = 16 << 20
 _COMPANIONS = (FILE_NAME, f"{FILE_NAME}.lock", f"{FILE_NAME}.1")
 
 Choice = TypeVar("Choice", Policy, Pool)
@@ -59,7 +61,9 @@ def read(path: Path) -> OldState | None:
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _Corrupt("it is not a regular file")
-            content = file.read()
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise _Corrupt(f"it is longer than {_MOST_BYTES >> 20} MiB")
         return _parse(content)
     except FileNotFoundError:
         return None

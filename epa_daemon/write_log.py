@@ -17,14 +17,24 @@ from epa_daemon.errors import CannotStart
 # The commit's last frame is not whole then, so that no start takes it up. (SQLite writes nothing
 # after it: disks are taken to keep what is beside a torn write, sqlite.org/psow.html.)
 _TORN = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
+# What refuses a statement before anything of the commit is written.
+_BEFORE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+}
 
 
 def may_hold(failure: Exception) -> bool:
     """Whether a commit that failed so may be in the log as a whole."""
+    if isinstance(failure, MemoryError):
+        # SQLite may run out of memory after it has written and synced; Python then tells no code.
+        return True
     if not isinstance(failure, sqlite3.Error):
-        return False
+        return False  # It never came to SQLite.
     code = getattr(failure, "sqlite_errorcode", None)
-    return code is None or (code & 0xFF in (sqlite3.SQLITE_IOERR, 0) and code not in _TORN)
+    return code is None or (code & 0xFF not in _BEFORE and code not in _TORN)
 
 
 def empty(connection: sqlite3.Connection, path: Path) -> None:

@@ -7,8 +7,10 @@ Each prints `begun` when it is under way, and goes on until it is killed or has 
 """
 
 import contextlib
+import itertools
 import json
 import resource
+import select
 import socket
 import sys
 import time
@@ -127,6 +129,51 @@ def descriptors(path: str, count: int) -> None:
         time.sleep(0.5)
 
 
+HISTORY = (
+    {"action": "get_history", "limit": 1000},
+    {"action": "get_history", "service_name": "absent"},
+    {"action": "get_history", "since": "2999-01-01"},
+)
+
+
+def _ask_for_history(path: str, number: int) -> socket.socket:
+    connection = _connect(path)
+    with contextlib.suppress(OSError):
+        connection.send(json.dumps(HISTORY[number % len(HISTORY)]).encode())
+    return connection
+
+
+def history_readers(path: str, count: int) -> None:
+    """Read the history on many connections at once, and again as soon as it is there."""
+    poller, reading = select.poll(), dict[int, socket.socket]()
+    asked = itertools.count()
+
+    def ask() -> None:
+        connection = _ask_for_history(path, next(asked))
+        reading[connection.fileno()] = connection
+        poller.register(connection, select.POLLIN)
+
+    for _ in range(count):
+        ask()
+    _begun()
+    while True:
+        for descriptor, _ in poller.poll():
+            # One that a process has beyond its places may be reset.
+            with contextlib.suppress(OSError):
+                if reading[descriptor].recv(1 << 20):
+                    continue
+            poller.unregister(descriptor)
+            reading.pop(descriptor).close()
+            ask()
+
+
+def history_closes(path: str, count: int) -> None:
+    """Ask for history and go, without a look at it."""
+    _begun()
+    for number in range(count):
+        _ask_for_history(path, number).close()
+
+
 ATTACKS: dict[str, tuple[Callable[[str, int], None], int]] = {
     "early-closes": (early_closes, 10_000),
     "slow-writers": (slow_writers, 500),
@@ -134,6 +181,8 @@ ATTACKS: dict[str, tuple[Callable[[str, int], None], int]] = {
     "endless-request": (endless_request, 1),
     "many-names": (many_names, 4_300),
     "descriptors": (descriptors, 2_000),
+    "history-readers": (history_readers, 300),
+    "history-closes": (history_closes, 20_000),
 }
 
 

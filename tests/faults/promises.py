@@ -143,6 +143,19 @@ PROMISES = (
         "others wait 0.2 s for each round of them",
     ),
     Promise(
+        "Never blocked by another client, bounded memory",
+        "300 readers of the history",
+        f"{_FAULTS}/test_hostile.py"
+        "::test_a_good_client_is_served_beside_hostile_ones[history-readers]",
+        "readers wait for one another, each for a page of every other one",
+    ),
+    Promise(
+        "Never blocked by another client, bounded memory",
+        "20,000 that ask for the history and go",
+        f"{_FAULTS}/test_hostile.py"
+        "::test_a_good_client_is_served_beside_hostile_ones[history-closes]",
+    ),
+    Promise(
         "Bounded logs",
         "what changes nothing writes no log",
         f"{_FAULTS}/test_hostile.py::test_the_log_stays_bounded_under_hostile_clients",

@@ -3,8 +3,8 @@
 
 """Hostile clients: a good one is served beside them, and the daemon's memory stays bounded.
 
-How much longer it waits is counted for `make trust`, and not asserted: other processes would fail
-it.
+How much longer it waits is counted for `make trust`. Only its median is asserted, and generously:
+other processes on the machine would fail anything closer.
 """
 
 import contextlib
@@ -20,6 +20,10 @@ from typing import Any
 
 import pytest
 
+from epa_daemon import history, store
+from epa_daemon.event_log import KEPT_EVENTS
+from epa_daemon.history import Cause, Event
+from epa_daemon.ledger import Ledger
 from tests import host_trees
 from tests.faults import tally
 from tests.faults.attacks import ATTACKS
@@ -30,8 +34,11 @@ PAGES = {(0, 2048): (100_000, 100_000), (1, 2048): (100_000, 100_000)}
 TREE = host_trees.regular(nodes=2, cores=8, isolated="2-31", pages=PAGES)
 SECONDS = 6.0
 # Those that come to an end are seen through.
-FINITE = ("early-closes", "endless-request", "many-names")
+FINITE = ("early-closes", "endless-request", "many-names", "history-closes")
 MEMORY_KB = 150_000
+# Beside these it waits its turn for a place; what it waits is bounded, but not by its peace.
+QUEUED = ("descriptors",)
+MEDIAN_RATIO = 30
 
 
 @contextlib.contextmanager
@@ -71,13 +78,28 @@ def waits(daemon: Daemon, seconds: float) -> list[float]:
     return found
 
 
+def make_history(daemon: Daemon) -> None:
+    """As much as is kept."""
+    at, cause, ledger = history.timestamp(), Cause("allocate_cores", "old"), Ledger()
+    changes = [
+        Event(at, cause, f"old{number % 10}", "cpus isolated", "2-3", f"2-{3 + number % 9}")
+        for number in range(KEPT_EVENTS)
+    ]
+    opened = store.open_folder(daemon.state)
+    opened.commit(ledger, ledger, changes)
+    opened.close()
+
+
 def p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100)[-1]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_good_client_is_served_beside_hostile_ones(make_daemon: MakeDaemon, attack: str):
-    daemon = make_daemon(TREE).start()
+    daemon = make_daemon(TREE)
+    if attack.startswith("history"):
+        make_history(daemon)
+    daemon.start()
     waits(daemon, 0.2)
     peace = waits(daemon, SECONDS / 2)
     most = 0
@@ -90,13 +112,18 @@ def test_a_good_client_is_served_beside_hostile_ones(make_daemon: MakeDaemon, at
             most = max(most, daemon.memory_kb())
         if attack in FINITE:
             assert attacker.wait(60) == 0
+        else:
+            assert attacker.poll() is None
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert most < MEMORY_KB
     assert "ERROR" not in daemon.log.read_text()
+    slower = statistics.median(during) / statistics.median(peace)
+    assert slower < MEDIAN_RATIO or attack in QUEUED
     tally.add(
         f"test_a_good_client_is_served_beside_hostile_ones[{attack}]",
         served=len(during),
+        median_ratio=round(slower, 1),
         p99_ratio=round(p99(during) / p99(peace), 1),
         memory_mb=most // 1000,
     )

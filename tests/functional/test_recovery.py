@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from epa_daemon import backups, listener
+from epa_daemon.errors import EpaError
+from epa_daemon.holder import HolderClient
 from tests import host_trees
 from tests.functional.daemons import Daemon, MakeDaemon
 from tests.functional.test_peers import NOBODY, as_user, needs_root
@@ -304,6 +307,30 @@ def test_who_answers_in_the_daemons_place_is_found_out(daemon: Daemon):
 
 
 NAMES = ["", "a\u0000b", "x" * 129, "bell\a"]
+
+
+def test_who_takes_the_daemons_place_between_two_connections_is_found_out(daemon: Daemon):
+    client = HolderClient(daemon.socket_path, daemon.state)
+    assert client.request("verify")["problems"] == []
+    daemon.socket_path.rename(daemon.data / "aside")
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(str(daemon.socket_path))
+        impostor.listen()
+        with pytest.raises(listener.Impostor, match=f"not the daemon, pid {daemon.pid}"):
+            client.request("backup")
+        with impostor.accept()[0] as connection:
+            assert connection.recv(100) == b"", "nothing is sent to it"
+
+
+def test_an_old_copy_is_not_taken_for_a_backup(daemon: Daemon, monkeypatch: pytest.MonkeyPatch):
+    daemon.ask("backup")
+    daemon.ask("allocate_cores", service_name="a", num_of_cores=3)
+    monkeypatch.setattr(HolderClient, "request", str)
+
+    file = daemon.folder / "saved"
+    with pytest.raises(EpaError, match="older than what was acknowledged"):
+        backups.write(daemon.state, daemon.socket_path, str(file))
+    assert not file.exists()
 
 
 def test_names_that_requests_cannot_carry_are_found_and_released(make_daemon: MakeDaemon):

@@ -121,6 +121,24 @@ def test_who_claims_first_is_the_maker_until_nothing_is_left():
         # And a service the groups below its own.
         (b"0::/system.slice/snap.lxd.daemon.service/snap.a.b.service\n", 0, "lxd"),
         (b"0::/system.slice/notsnap.a.b.service\n", 0, ""),
+        # The hooks of a component, as systemd writes a "+".
+        (b"0::/system.slice/snap.a\\x2bcomp.hook.install-1-2.scope\n", 0, "a"),
+        (b"0::/system.slice/snap.a_two\\x2bcomp.hook.remove-1-2.scope\n", 0, "a_two"),
+        (b"0::/system.slice/snap.a+comp.hook.install-1-2.scope\n", 0, "a"),
+        # A quota group is no snap.
+        (b"0::/snap.grp.slice/snap.foo.svc.service\n", 0, "foo"),
+        (b"0::/snap.grp.slice/snap.grp-sub.slice/snap.foo.svc.service\n", 0, "foo"),
+        (b"0::/snap.epa-orchestrator.slice/snap.foo.app-1-2.scope\n", 0, "foo"),
+        (b"0::/snap.grp.slice\n", 0, ""),
+        # What looks like a snap's and is not understood might be anybody's.
+        (b"0::/system.slice/snap.A.svc.service\n", 0, None),
+        (b"0::/system.slice/snap.a\\x2dq.svc.service\n", 0, None),
+        (b"0::/system.slice/snap.a+.svc.service\n", 0, None),
+        (b"0::/system.slice/snap.a+comp.svc.service\n", 0, None),
+        (b"0::/system.slice/snap.foo.service\n", 0, None),
+        (b"0::/system.slice/snap.foo\n", 0, None),
+        (b"0::/snap.foo/snap.bar.svc.service\n", 0, None),
+        (b"0::/system.slice/ssh.service/snap.a.b.service\n", 0, ""),
         (b"0::/system.slice/ssh.service\n", 0, ""),
         (b"0::/\n", 0, ""),
         (b"", 0, None),

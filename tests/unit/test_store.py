@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import event_log, history, mask_store, schema, state_folder, store
+from epa_daemon import event_log, history, mask_store, schema, state_folder, store, write_log
 from epa_daemon.errors import CannotStart, StoreFailed
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
@@ -315,3 +315,28 @@ def test_problems_tells_of_a_store_that_says_something_else_than_the_ledger(tmp_
     (problem,) = opened.problems()
     assert "does not say what the daemon goes by" in problem
     opened.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "may"),
+    [
+        (sqlite3.SQLITE_IOERR_FSYNC, True),
+        (sqlite3.SQLITE_NOMEM, True),
+        (sqlite3.SQLITE_CORRUPT, True),
+        (None, True),
+        (sqlite3.SQLITE_FULL, False),
+        (sqlite3.SQLITE_IOERR_WRITE, False),
+        (sqlite3.SQLITE_READONLY, False),
+        (sqlite3.SQLITE_CONSTRAINT_UNIQUE, False),
+    ],
+)
+def test_what_a_failed_commit_may_have_left_in_the_log(code: int | None, may: bool):
+    failure = sqlite3.OperationalError()
+    if code is not None:
+        failure.sqlite_errorcode = code
+    assert write_log.may_hold(failure) == may
+
+
+def test_running_out_of_memory_may_have_left_a_commit():
+    assert write_log.may_hold(MemoryError())
+    assert not write_log.may_hold(ValueError())

@@ -221,3 +221,11 @@ def test_what_is_no_regular_file_is_refused(deployment: Deployment, kind: str):
         deployment.file.symlink_to(target)
     with pytest.raises(CannotStart):
         deployment.start()
+
+
+def test_a_state_file_without_end_is_not_read_whole(tmp_path: Path):
+    path = tmp_path / "state.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CannotStart, match="longer than 16 MiB"):
+        takeover.read(path)

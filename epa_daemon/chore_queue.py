@@ -1,0 +1,110 @@
+# Copyright 2026 the EPA Orchestrator authors
+# See LICENSE file for licensing details.
+
+"""Chores wait here for the thread that commits: it is given one at a time, and then a rest.
+
+So a change never waits for more than one of them, however many clients read the history. A
+connection waits for one answer at a time, so there are never more than connections; those whose
+client has gone make room before their turn.
+"""
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from epa_daemon.chores import Chore
+from epa_daemon.committer import Committer
+from epa_daemon.errors import Refusal
+from epa_daemon.peers import Peer
+from epa_daemon.protocol import GetHistory
+from epa_daemon.replies import ErrorReply, Reply
+
+# From so many on, and whenever they have doubled, those whose client has gone are dropped.
+_MANY = 64
+# A chore is followed by a rest as long as it took, that changes get half of the time; not longer
+# than this after a long one, a backup.
+_LONGEST_REST = 0.05
+
+Respond = Callable[[Reply], None]
+Answer = Callable[[Chore], Reply]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    request: Chore
+    peer: Peer
+    respond: Respond
+
+
+class ChoreQueue:
+    """Serves chores in their order, administrators' first; used from one event loop."""
+
+    def __init__(self, committer: Committer, answer: Answer):
+        """Chores are answered by `answer`, in the committer's thread; it raises nothing."""
+        self._committer = committer
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._urgent: collections.deque[_Waiting] = collections.deque()
+        self._pages: collections.deque[_Waiting] = collections.deque()
+        self._many = _MANY
+        self._running = False
+        self._resting = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a chore has the store."""
+        return self._running
+
+    def submit(self, request: Chore, peer: Peer, respond: Respond) -> None:
+        """Answer a chore when its turn comes."""
+        queue = self._pages if isinstance(request, GetHistory) else self._urgent
+        queue.append(_Waiting(request, peer, respond))
+        if len(self._pages) >= self._many:
+            self._drop_closed()
+        self._next()
+
+    def _drop_closed(self) -> None:
+        for waiting in [w for w in self._pages if w.peer.has_closed()]:
+            self._pages.remove(waiting)
+            _dismiss(waiting)
+        self._many = max(_MANY, 2 * len(self._pages))
+
+    def _next(self) -> None:
+        while not (self._running or self._resting):
+            queue = self._urgent or self._pages
+            if not queue:
+                return
+            waiting = queue.popleft()
+            if waiting.peer.has_closed():
+                _dismiss(waiting)
+            else:
+                self._run(waiting)
+
+    def _run(self, waiting: _Waiting) -> None:
+        self._running = True
+        replies: list[Reply] = []
+        took = 0.0
+
+        def work() -> None:
+            nonlocal took
+            started = time.monotonic()
+            replies.append(self._answer(waiting.request))
+            took = time.monotonic() - started
+
+        def done(_: Exception | None) -> None:
+            self._running, self._resting = False, True
+            self._loop.call_later(min(took, _LONGEST_REST), self._rested)
+            waiting.respond(replies[0])
+
+        self._committer.submit(work, done)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._next()
+
+
+def _dismiss(waiting: _Waiting) -> None:
+    """Nobody reads it; but the connection's place is free at once."""
+    waiting.respond(ErrorReply.of(Refusal("store-failed", "The client has gone")))
