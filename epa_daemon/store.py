@@ -27,7 +27,7 @@ from epa_daemon import (
     write_log,
 )
 from epa_daemon.acknowledged import Acknowledged
-from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt
+from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt, StoreRemoved
 from epa_daemon.event_log import EventLog
 from epa_daemon.history import Event
 from epa_daemon.ledger import Ledger
@@ -76,6 +76,7 @@ class Store:
         self.masks = MaskStore(connection)
         self.log = EventLog(connection)
         self._committed: Ledger | None = None
+        self._gone = False
 
     def load(self) -> Ledger:
         """The ledger as it was last made durable.
@@ -115,8 +116,11 @@ class Store:
         Raises:
             StoreFailed: nothing of it is in the store, nor will it be after another start.
             StoreInDoubt: it may be; whoever says anything about it may be wrong.
+            StoreRemoved: so it is, as the files went meanwhile; the store is still read as it was
+                before, and nothing is committed any more.
         """
-        self._check_files(StoreFailed)
+        if self._removed():
+            raise StoreFailed(f"{self._path} or its log {_REMOVED}")
         generation, total = self.generation + 1, self._sum_after(before, after)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -134,7 +138,9 @@ class Store:
         except Exception as error:
             self._roll_back(error)
             raise StoreFailed(str(error)) from error
-        self._check_files(StoreInDoubt)
+        if self._removed():
+            self._leave_out(before, after, len(events))
+            raise self._lost()
         self.generation, self._sum, self._committed = generation, total, after
         self._acknowledge()
 
@@ -151,13 +157,30 @@ class Store:
             return seal.text(seal.of(after))
         return seal.text(seal.moved(int(self._sum, 16), before, after))
 
-    def _check_files(self, trouble: type[StoreFailed] | type[StoreInDoubt]) -> None:
-        """SQLite goes on writing to files that nobody can find again."""
-        if self._removed():
-            raise trouble(f"{self._path} or its log {_REMOVED}")
-
     def _removed(self) -> bool:
-        return self._files is not None and state_folder.identities(self._path) != self._files
+        """SQLite goes on writing to files that nobody can find again."""
+        moved = self._files is not None and state_folder.identities(self._path) != self._files
+        return self._gone or moved
+
+    def _lost(self) -> StoreRemoved:
+        """From now on nothing is committed, even where the files come back: as what?"""
+        self._gone = True
+        return StoreRemoved(f"{self._path} or its log {_REMOVED}")
+
+    def _leave_out(self, before: Ledger, after: Ledger, events: int) -> None:
+        """Take back what nobody is told of, so that a backup holds what everybody was."""
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            ledger_rows.write(self._connection, after, before)
+            self.log.remove_last(events)
+            execute("UPDATE seal SET generation = ?, sum = ?", (self.generation, self._sum))
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            # Nobody can tell it from a change that was done and not answered.
+            with contextlib.suppress(sqlite3.Error):
+                execute("ROLLBACK")
+            logger.error("a backup will hold changes that were not answered: %s", error)
 
     def _acknowledge(self) -> None:
         if self._told:
@@ -171,6 +194,8 @@ class Store:
         try:
             write_log.empty(self._connection, self._path)
         except (sqlite3.Error, OSError) as error:
+            if self._removed():
+                raise self._lost() from error
             raise StoreInDoubt(
                 f"a commit failed ({failure}) and cannot be taken back ({error})"
             ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from epa_daemon import event_log, history, mask_store, schema, state_folder, store
-from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon.errors import CannotStart, StoreFailed, StoreRemoved
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
 from tests.unit.scenes import holding, holding_all
@@ -71,6 +71,47 @@ def test_a_failing_commit_changes_nothing_and_the_next_one_works(tmp_path: Path)
     commit(opened, FULL, FULL.with_holding("c", holding("9")))
     opened.close()
     assert reopened(tmp_path) == FULL.with_holding("c", holding("9"))
+
+
+class Removing(list[history.Event]):
+    """Events in whose writing the files of the store go."""
+
+    def __init__(self, events: list[history.Event], remove: Callable[[], object]):
+        super().__init__(events)
+        self._remove = remove
+
+    def __iter__(self):
+        self._remove()
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("way", ["removed", "renamed"])
+def test_files_that_go_while_a_commit_is_written_leave_what_was_known_before(
+    tmp_path: Path, way: str
+):
+    """And nothing is committed any more, even where they come back."""
+    folder, aside = tmp_path / "state", tmp_path / "aside"
+    opened = store.open_folder(folder)
+    opened.load()
+    commit(opened, Ledger(), FULL)
+    after = FULL.with_holding("c", holding("9"))
+    events = history.events(history.Cause("test"), FULL, after)
+    remove = {"removed": lambda: shutil.rmtree(folder), "renamed": lambda: folder.rename(aside)}
+    with pytest.raises(StoreRemoved, match="was removed or replaced"):
+        opened.commit(FULL, after, Removing(events, remove[way]))
+    if way == "renamed":
+        aside.rename(folder)
+    with pytest.raises(StoreFailed, match="was removed or replaced"):
+        commit(opened, FULL, after)
+    assert "was removed or replaced" in opened.problems()[0]
+    assert opened.committed == FULL
+    opened.back_up(tmp_path / "backup")
+    opened.close()
+    copy = store.open_file(tmp_path / "backup", tmp_path / "backup")
+    assert copy.load() == FULL
+    assert copy.problems() == []
+    assert {event.service for event in copy.log.read(10, None, None, None)} == {"a", "b"}
+    copy.close()
 
 
 def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
