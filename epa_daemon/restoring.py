@@ -75,6 +75,7 @@ def _restore(state: Path, file: str, discard_claims: bool) -> Restored:
             _refuse(forgotten, unknown)
         if present:
             new.commit(ledger, ledger, history.events(Cause("restore"), present, ledger))
+        new.become_another()
         new.settle()
     finally:
         new.close()
@@ -134,7 +135,8 @@ def _present(state: Path) -> tuple[Ledger | None, str]:
             return None, str(error.__cause__ or error)
         try:
             if not kept:
-                acknowledged.check(state, opened.generation)
+                word = acknowledged.read(Path(scratch), state)
+                acknowledged.check(word, opened.word, state)
             return opened.load(), ""
         except CannotStart as error:
             return None, str(error.__cause__ or error)

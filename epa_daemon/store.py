@@ -11,6 +11,7 @@ refuses a second one, and SQLite's exclusive locking mode does without shared me
 import contextlib
 import logging
 import os
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from epa_daemon import (
     state_folder,
     write_log,
 )
-from epa_daemon.acknowledged import Acknowledged
+from epa_daemon.acknowledged import Acknowledged, Word
 from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt, StoreRemoved
 from epa_daemon.event_log import EventLog
 from epa_daemon.history import Event
@@ -55,6 +56,7 @@ class Store:
     """The open store of one state folder.
 
     Attributes:
+        id: what tells it from any other.
         generation: how many commits it has seen.
         masks: what Open vSwitch's threads had before they were moved.
         log: what happened.
@@ -72,7 +74,7 @@ class Store:
         self._lock = lock
         self._told = told
         self._files = state_folder.identities(path) if told else None
-        self.generation, self._sum = _seal(connection, path)
+        self.id, self.generation, self._sum = _seal(connection, path)
         self.masks = MaskStore(connection)
         self.log = EventLog(connection)
         self._committed: Ledger | None = None
@@ -97,7 +99,7 @@ class Store:
         return loaded
 
     def _check_seal(self, loaded: Ledger) -> None:
-        expected = seal.text(seal.of(loaded))
+        expected = seal.text(seal.of(self.id, loaded))
         if self._sum == _NOT_SEALED:
             self._connection.execute("UPDATE seal SET sum = ?", (expected,))
             self._sum = expected
@@ -154,7 +156,7 @@ class Store:
 
     def _sum_after(self, before: Ledger, after: Ledger) -> str:
         if self._sum == _NOT_SEALED:
-            return seal.text(seal.of(after))
+            return seal.text(seal.of(self.id, after))
         return seal.text(seal.moved(int(self._sum, 16), before, after))
 
     def _removed(self) -> bool:
@@ -185,7 +187,7 @@ class Store:
     def _acknowledge(self) -> None:
         if self._told:
             try:
-                self._told.write(self.generation)
+                self._told.write(self.word)
             except OSError as error:
                 # Only the notice of a store that loses something later depends on it.
                 logger.warning("cannot note the last commit beside %s: %s", self._path, error)
@@ -199,6 +201,11 @@ class Store:
             raise StoreInDoubt(
                 f"a commit failed ({failure}) and cannot be taken back ({error})"
             ) from error
+
+    @property
+    def word(self) -> Word:
+        """What it is, and how far it has come."""
+        return Word(self.id, self.generation)
 
     @property
     def committed(self) -> Ledger:
@@ -243,6 +250,20 @@ class Store:
             target.unlink(missing_ok=True)
             raise StoreFailed(str(error)) from error
 
+    def become_another(self) -> None:
+        """Take a new id: what was acknowledged of the store so far is not said of this one.
+
+        Raises:
+            StoreFailed: it has not.
+        """
+        new = secrets.token_hex(16)
+        total = seal.text(seal.of(new, self.committed))
+        try:
+            self._connection.execute("UPDATE seal SET store = ?, sum = ?", (new, total))
+        except sqlite3.Error as error:
+            raise StoreFailed(str(error)) from error
+        self.id, self._sum = new, total
+
     def settle(self) -> None:
         """Fold the log into the file, for one that is moved or copied after `close`.
 
@@ -274,12 +295,15 @@ def open_folder(folder: Path) -> Store:
     try:
         state_folder.refuse_unfinished(folder)
         path = folder / state_folder.DATABASE
+        kept = acknowledged.read(folder, folder)
         if not os.path.lexists(path):
+            state_folder.refuse_orphaned_log(path)
+            acknowledged.refuse_missing(kept, path)
             state_folder.create(path)
         connection = state_folder.connect(path, shown=path)
         write_log.make_durable(connection, path)
         opened = Store(connection, path, lock, Acknowledged(folder))
-        acknowledged.check(folder, opened.generation)
+        acknowledged.check(kept, opened.word, folder)
         return opened
     except BaseException:
         os.close(lock)
@@ -299,14 +323,14 @@ def open_file(path: Path, shown: Path) -> Store:
     return Store(state_folder.connect(path, shown), path)
 
 
-def _seal(connection: sqlite3.Connection, path: Path) -> tuple[int, str]:
+def _seal(connection: sqlite3.Connection, path: Path) -> tuple[str, int, str]:
     try:
-        row = connection.execute("SELECT generation, sum FROM seal").fetchone()
+        row = connection.execute("SELECT store, generation, sum FROM seal").fetchone()
     except sqlite3.Error as error:
         raise CannotStart(f"the store {path} is damaged: {error}; restore a backup") from error
     if row is None:
         raise CannotStart(f"the store {path} is damaged: it has no seal; restore a backup")
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 def open_copy(folder: Path, scratch: Path) -> Store | None:
@@ -317,11 +341,13 @@ def open_copy(folder: Path, scratch: Path) -> Store | None:
     """
     copy = state_folder.copy(folder, scratch)
     original = folder / state_folder.DATABASE
+    kept = acknowledged.read(scratch, folder)
     if copy is None:
+        acknowledged.refuse_missing(kept, original)
         return None
     opened = Store(state_folder.connect(copy, original), original)
     try:
-        acknowledged.check(folder, opened.generation)
+        acknowledged.check(kept, opened.word, folder)
     except CannotStart:
         opened.close()
         raise

@@ -261,9 +261,22 @@ def test_verify_of_a_damaged_a_missing_and_a_newer_store(daemon: Daemon):
     path.write_bytes(content[:12000])
     assert "[store-unusable]" in fails(daemon, "verify")
     assert "cannot be used" in fails(daemon, "backup", str(daemon.folder / "saved"), code=78)
+    advice = f"move the whole state folder {daemon.state} away"
+    assert advice in fails(daemon, "verify")
     path.unlink()
+    text = fails(daemon, "verify")
+    assert "is missing although changes were acknowledged" in text
+    assert advice in text
+    assert advice in fails(daemon, "backup", str(daemon.folder / "saved"), code=78)
+    assert advice in daemon.run().stderr
+    # Which helps.
+    aside = daemon.state.rename(daemon.folder / "aside")
     assert "there is no store in" in fails(daemon, "verify")
     assert "there is no store in" in fails(daemon, "backup", str(daemon.folder / "saved"))
+    assert daemon.start().owners() == {}
+    daemon.stop()
+    shutil.rmtree(daemon.state)
+    aside.rename(daemon.state)
     path.write_bytes(content)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")

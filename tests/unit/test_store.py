@@ -196,6 +196,12 @@ def seal_renamed(path: Path) -> None:
         connection.execute("ALTER TABLE seal RENAME COLUMN sum TO rum")
 
 
+def another_id(path: Path) -> None:
+    """Of which nothing was acknowledged."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE seal SET store = 'x' || substr(store, 2)")
+
+
 def another_cpu(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE claims SET cpu = 9 WHERE cpu = 8")
@@ -206,6 +212,7 @@ def another_cpu(path: Path) -> None:
     [
         seal_gone,
         seal_renamed,
+        another_id,
         another_cpu,
         damage_nothing,
         truncate,
@@ -356,3 +363,70 @@ def test_problems_tells_of_a_store_that_says_something_else_than_the_ledger(tmp_
     (problem,) = opened.problems()
     assert "does not say what the daemon goes by" in problem
     opened.close()
+
+
+def test_a_store_that_is_missing_although_something_was_acknowledged_is_not_made_anew(
+    tmp_path: Path,
+):
+    filled(tmp_path)
+    (tmp_path / state_folder.DATABASE).unlink()
+    (tmp_path / "scratch").mkdir()
+    for _ in range(2):
+        with pytest.raises(CannotStart, match=r"missing although .* move the whole state folder"):
+            store.open_folder(tmp_path)
+        with pytest.raises(CannotStart, match=r"missing although .* move the whole state folder"):
+            store.open_copy(tmp_path, tmp_path / "scratch")
+    assert not (tmp_path / state_folder.DATABASE).exists()
+
+
+@pytest.mark.parametrize("version", ["version-1.db", "version-2.db"])
+def test_what_was_acknowledged_of_another_store_is_no_evidence(tmp_path: Path, version: str):
+    """An older daemon has restored a store of its own, and knows no such file."""
+    filled(tmp_path)
+    shutil.copy(STORES / version, tmp_path / state_folder.DATABASE)
+    assert "nova" in reopened(tmp_path).holdings
+    commit_one(tmp_path)
+    assert "y" in reopened(tmp_path).holdings
+
+
+def commit_one(folder: Path) -> None:
+    opened = store.open_folder(folder)
+    loaded = opened.load()
+    commit(opened, loaded, loaded.with_holding("y", holding("7")))
+    opened.close()
+
+
+def test_an_older_copy_of_the_same_store_is_evidence(tmp_path: Path):
+    filled(tmp_path)
+    older = (tmp_path / state_folder.DATABASE).read_bytes()
+    commit_one(tmp_path)
+    (tmp_path / state_folder.DATABASE).write_bytes(older)
+    with pytest.raises(CannotStart, match="older than what was acknowledged"):
+        store.open_folder(tmp_path)
+
+
+def test_what_was_acknowledged_and_cannot_be_read_says_what_to_do(tmp_path: Path):
+    filled(tmp_path)
+    (tmp_path / "acknowledged").write_text("nonsense")
+    with pytest.raises(CannotStart, match=r"cannot be read: .*; restore a backup .* remove it"):
+        store.open_folder(tmp_path)
+
+
+def test_a_copy_beside_a_daemon_that_starts_and_commits_is_not_called_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    state, scratch = tmp_path / "state", tmp_path / "scratch"
+    scratch.mkdir()
+    filled(state)
+    copied = state_folder.copy
+
+    def meanwhile(folder: Path, scratch: Path) -> Path | None:
+        copy = copied(folder, scratch)
+        commit_one(state)
+        return copy
+
+    monkeypatch.setattr(state_folder, "copy", meanwhile)
+    copy = store.open_copy(state, scratch)
+    assert copy is not None
+    assert copy.load() == FULL
+    copy.close()
