@@ -11,7 +11,7 @@ from pathlib import Path
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import chores, listener, state_folder, store
+from epa_daemon import chores, listener, lost_folder, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed
 from epa_daemon.store import Store
 
@@ -45,9 +45,10 @@ def write(state: Path, socket: Path, file: str) -> int:
 
 def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
     try:
+        lost_folder.refuse(state, socket)
         opened = store.open_copy(state, scratch)
-    except state_folder.DaemonRunning:
-        listener.require_holder(socket, state_folder.holder(state))
+    except state_folder.DaemonRunning as running:
+        listener.require_holder(socket, running.holder)
         # Its name is ours and not the reply's.
         epa_client.EpaClient(str(socket)).request("backup")
         shutil.copyfile(state / state_folder.BACKUP, copy)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import chores, health, history, listener, pools, state_folder, store
+from epa_daemon import chores, health, history, listener, lost_folder, pools, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.host import HostReader
@@ -42,10 +42,11 @@ def verify(settings: Settings) -> Verdict:
         epa_client.EpaError: one runs and does not answer.
     """
     try:
+        lost_folder.refuse(settings.state, settings.socket)
         return _verify_files(settings)
-    except state_folder.DaemonRunning:
+    except state_folder.DaemonRunning as running:
         try:
-            listener.require_holder(settings.socket, state_folder.holder(settings.state))
+            listener.require_holder(settings.socket, running.holder)
         except listener.Impostor as error:
             return Verdict(True, (Problem(code="foreign-socket", text=str(error)),))
         client = epa_client.EpaClient(str(settings.socket))

@@ -23,7 +23,15 @@ _LOCK_SECONDS = 2.0
 
 
 class DaemonRunning(CannotStart):
-    """Another process has this state folder."""
+    """Another process has this state folder.
+
+    Attributes:
+        holder: its number; None for unknown.
+    """
+
+    def __init__(self, text: str, holder: int | None):
+        super().__init__(text)
+        self.holder = holder
 
 
 def lock(folder: Path) -> int:
@@ -91,7 +99,8 @@ def _take(held: int, kind: int, folder: Path, patience: float) -> None:
             os.close(held)
             raise DaemonRunning(
                 f"another daemon (pid {holder}) runs on the state folder {folder}; "
-                "stop it first, or give this one another --state"
+                "stop it first, or give this one another --state",
+                int(holder) if holder.isdecimal() else None,
             ) from error
         return
 

@@ -250,6 +250,18 @@ class Store:
             target.unlink(missing_ok=True)
             raise StoreFailed(str(error)) from error
 
+    def return_to(self, folder: Path) -> None:
+        """Make a state folder that is gone again, so that no start takes it for a new one.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            return
+        acknowledged.leave(folder, self.word)
+
     def become_another(self) -> None:
         """Take a new id: what was acknowledged of the store so far is not said of this one.
 

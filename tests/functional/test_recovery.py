@@ -254,6 +254,29 @@ def test_verify_sees_a_store_that_was_removed_or_changed_under_the_daemon(daemon
     assert daemon.start().owners() == HELD
 
 
+@pytest.mark.parametrize("way", ["gone", "replaced"])
+def test_a_daemon_whose_state_folder_is_gone_is_saved_from(daemon: Daemon, way: str):
+    shutil.rmtree(daemon.state)
+    if way == "replaced":
+        daemon.state.mkdir(mode=0o700)
+        (daemon.state / "lock").write_text("1\n")
+    report = json.loads(fails(daemon, "verify", "--format", "json"))
+    assert report["daemon"] == "running"
+    assert "was removed or replaced under the daemon" in report["problems"][0]["text"]
+    saved = daemon.folder / "saved"
+    does(daemon, "backup", str(saved))
+    assert stat.S_IMODE(daemon.state.stat().st_mode) == 0o700
+    assert "removed or replaced" in fails(daemon, "verify")
+    assert daemon.ask("allocate_cores", service_name="x", num_of_cores=1)["code"] == "store-failed"
+    text = fails(daemon, "restore", str(saved), code=78)
+    assert f"a daemon (pid {daemon.pid}) runs whose state folder" in text
+    daemon.kill()
+    if way == "gone":
+        assert "is missing although changes were acknowledged" in daemon.run().stderr
+    does(daemon, "restore", str(saved))
+    assert daemon.start().owners() == HELD
+
+
 def test_verify_of_a_damaged_a_missing_and_a_newer_store(daemon: Daemon):
     daemon.stop()
     path = daemon.state / "ledger.db"
