@@ -169,6 +169,21 @@ def refuse_unfinished(folder: Path) -> None:
         )
 
 
+def discard_links(path: Path) -> None:
+    """Remove second names of a database, which a restore made that was killed soon after.
+
+    Raises:
+        CannotStart: they cannot be removed.
+    """
+    try:
+        for other in path.parent.glob(f"{path.name}.replaced-*"):
+            if not other.name.endswith("-wal") and _identity(str(other)) == _identity(str(path)):
+                other.with_name(f"{other.name}-wal").unlink(missing_ok=True)
+                other.unlink()
+    except OSError as error:
+        raise CannotStart(f"cannot use the state folder {path.parent}: {error}") from error
+
+
 def refuse_orphaned_log(path: Path) -> None:
     """Check that a database that is missing has left no log: it would be that of another one.
 

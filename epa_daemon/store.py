@@ -312,6 +312,7 @@ def open_folder(folder: Path) -> Store:
             state_folder.refuse_orphaned_log(path)
             acknowledged.refuse_missing(kept, path)
             state_folder.create(path)
+        state_folder.discard_links(path)
         connection = state_folder.connect(path, shown=path)
         write_log.make_durable(connection, path)
         opened = Store(connection, path, lock, Acknowledged(folder))

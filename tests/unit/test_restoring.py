@@ -105,6 +105,8 @@ def test_a_restore_that_dies_anywhere_leaves_the_old_store_or_none_that_opens(
         else:
             outcomes.append("new" if found == NEW else "old")
             assert found in (NEW, OLD)
+            kept = list(state.glob(f"{state_folder.DATABASE}.replaced-*"))
+            assert found == OLD or kept == [], "a second name of the live store"
     else:
         pytest.fail("the restore never came to its end")
     assert reopened(state) == OLD
