@@ -3,62 +3,145 @@
 
 """The last generation of the store that a client was told of, in a file of its own.
 
-It is written without a sync, so a power cut may leave an older one; never a newer one, as the
-store's own sync comes first. A store that is older than it has lost something.
+It names the store too: what another one has told says nothing about this one. It is written
+without a sync, so a power cut may leave an older generation; never a newer one, as the store's own
+sync comes first. A store that is older than it has lost something.
 """
 
+import contextlib
+import errno
+import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from epa_daemon.errors import CannotStart
 
+logger = logging.getLogger(__name__)
+
 NAME = "acknowledged"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class Word:
+    """What was acknowledged: so many commits of a store."""
+
+    store: str
+    generation: int
 
 
 class Acknowledged:
     """The open file of one state folder."""
 
     def __init__(self, folder: Path):
-        """Open it, made if it is missing.
+        """Open it, made if it is missing and there is room.
 
         Raises:
             CannotStart: it cannot be opened.
         """
+        self._path = folder / NAME
+        self._file: int | None = None
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.open(folder / NAME, flags, 0o600)
+            self._file = self._opened()
         except OSError as error:
-            raise CannotStart(f"cannot use the state folder {folder}: {error.strerror}") from error
+            if error.errno not in _FULL:
+                text = f"cannot use the state folder {folder}: {error.strerror}"
+                raise CannotStart(text) from error
+            logger.warning("no room for %s; the first commit tries again", self._path)
 
-    def write(self, generation: int) -> None:
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, word: Word) -> None:
         """Keep a generation whose commit is durable.
 
         Raises:
             OSError: an older one may be kept.
         """
-        os.pwrite(self._file, b"%020d\n" % generation, 0)
+        if self._file is None:
+            self._file = self._opened()
+        os.pwrite(self._file, _line(word), 0)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
 
-def check(folder: Path, generation: int) -> None:
-    """Refuse a store that is older than what was acknowledged.
+def _line(word: Word) -> bytes:
+    # Always as long: a shorter one would leave the end of a longer one.
+    return f"{word.store:32} {word.generation:020}\n".encode()
+
+
+def leave(folder: Path, word: Word) -> None:
+    """Keep a word in a folder whose own is gone.
 
     Raises:
-        CannotStart: it is; or what is kept here cannot be read.
+        OSError: it is not kept.
     """
-    path = folder / NAME
+    (folder / NAME).write_bytes(_line(word))
+
+
+def read(folder: Path, shown: Path) -> Word | None:
+    """What is kept in a folder; None for nothing.
+
+    Args:
+        folder: where the file is.
+        shown: the state folder, where that is only a copy.
+
+    Raises:
+        CannotStart: it cannot be read.
+    """
     try:
-        kept = int(path.read_bytes().strip(b"\0\n ") or b"0")
+        text = (folder / NAME).read_bytes().strip(b"\0\n ").decode("ascii")
+        if not text:
+            return None
+        store, generation = text.split()
+        return Word(store, int(generation))
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError) as error:
-        raise CannotStart(f"{path} cannot be read: {error}") from error
-    if kept > generation:
+        raise CannotStart(
+            f"{shown / NAME}, which says up to where changes were acknowledged, cannot be read: "
+            f"{error}; restore a backup (or, if no later change than the store's was, remove it)"
+        ) from error
+
+
+def copy(folder: Path, scratch: Path) -> None:
+    """Copy what is kept; to be done before the store is copied, which may only be newer.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    (scratch / NAME).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (scratch / NAME).write_bytes((folder / NAME).read_bytes())
+
+
+def check(kept: Word | None, found: Word, folder: Path) -> None:
+    """Refuse a store that is older than what was acknowledged of it.
+
+    Raises:
+        CannotStart: it is.
+    """
+    if kept and kept.store == found.store and kept.generation > found.generation:
         raise CannotStart(
             f"the store in {folder} cannot be used: it is older than what was acknowledged, so "
             "its log is missing or damaged; restore a backup (if it is an older copy that is to "
-            f"hold from now on, remove {path})"
+            f"hold from now on, remove {folder / NAME})"
+        )
+
+
+def refuse_missing(kept: Word | None, database: Path) -> None:
+    """Refuse to begin anew where something was acknowledged.
+
+    Raises:
+        CannotStart: it was.
+    """
+    if kept:
+        raise CannotStart(
+            f"{database} is missing although changes were acknowledged ({NAME} beside it): "
+            f"restore a backup, or move the whole state folder {database.parent} away to start "
+            "without its claims"
         )

@@ -3,14 +3,13 @@
 
 """A backup of the store, written to a file of the operator's and read from one."""
 
-import contextlib
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from epa_daemon import acknowledged, chores, state_folder, store
+from epa_daemon import acknowledged, chores, lost_folder, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed
 from epa_daemon.holder import HolderClient
 from epa_daemon.store import Store
@@ -45,11 +44,13 @@ def write(state: Path, socket: Path, file: str) -> int:
 
 def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
     try:
+        lost_folder.refuse(state, socket)
         opened = store.open_copy(state, scratch)
-    except state_folder.DaemonRunning:
-        _keep_acknowledged(state, scratch)
+    except state_folder.DaemonRunning as running:
+        # What the copy must have at least; later it may not, as the daemon goes on.
+        acknowledged.copy(state, scratch)
         # Its name is ours and not the reply's.
-        HolderClient(socket, state).request("backup")
+        HolderClient(socket, running.holder).request("backup")
         shutil.copyfile(state / state_folder.BACKUP, copy)
         return
     if opened is None:
@@ -58,12 +59,6 @@ def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
         opened.back_up(copy)
     finally:
         opened.close()
-
-
-def _keep_acknowledged(state: Path, scratch: Path) -> None:
-    """What the copy must have at least; later it may not, as the daemon goes on."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(state / acknowledged.NAME, scratch / acknowledged.NAME)
 
 
 def _check(copy: Path, state: Path) -> None:
@@ -82,7 +77,7 @@ def _check(copy: Path, state: Path) -> None:
 
 def _refuse_older(copy: Path, opened: Store) -> None:
     try:
-        acknowledged.check(copy.parent, opened.generation)
+        acknowledged.check(acknowledged.read(copy.parent, copy.parent), opened.word, copy.parent)
     except CannotStart as error:
         raise NotDone(
             "no backup was written: the copy is older than what was acknowledged"

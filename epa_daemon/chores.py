@@ -97,6 +97,7 @@ def _backup(store: Store, state: Path) -> BackupReply:
     target = state / state_folder.BACKUP
     new = target.with_name(f"{target.name}.new")
     try:
+        store.return_to(state)
         store.back_up(new)
         os.replace(new, target)
         state_folder.sync_folder(state)

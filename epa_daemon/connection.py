@@ -25,7 +25,7 @@ _DRAIN_BYTES = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 _NEVER = float("inf")
 
-Submit = Callable[[Request, Peer, Callable[[Reply], None]], None]
+Submit = Callable[[Request, Peer, Callable[[Reply | None], None]], None]
 
 
 class Keeper(Protocol):
@@ -156,9 +156,11 @@ class Connection:
         self._watch_input(False)
         self._reply(ErrorReply.of(refusal))
 
-    def _reply(self, reply: Reply) -> None:
+    def _reply(self, reply: Reply | None) -> None:
         self.waiting = False
-        if self._open:
+        if reply is None:
+            self.close()
+        elif self._open:
             self._output = reply.encode() + (b"\n" if self._persistent else b"")
             self.since = self._server.loop.time()
             self.deadline = self.since + REPLY_SECONDS

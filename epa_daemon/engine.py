@@ -30,7 +30,7 @@ from epa_daemon import (
 from epa_daemon.chore_queue import ChoreQueue
 from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
-from epa_daemon.errors import Refusal, StoreInDoubt
+from epa_daemon.errors import Refusal, StoreInDoubt, StoreRemoved
 from epa_daemon.history import Cause, Event
 from epa_daemon.host import Host
 from epa_daemon.ledger import Ledger
@@ -62,7 +62,8 @@ _BATCH_SECONDS = 0.02
 _SLOW_COMMIT_SECONDS = 5.0
 
 Change = CpuRequest | AllocateHugepages | Reload
-Respond = Callable[[Reply], None]
+# None ends the connection without an answer.
+Respond = Callable[[Reply | None], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class _Batch:
     """Decisions that share a commit: the ledger after them, their answers and their events."""
 
     ledger: Ledger
-    answers: list[tuple[_Waiting, Reply]] = field(default_factory=list[tuple[_Waiting, Reply]])
+    answers: list[tuple[_Waiting, Reply | None]] = field(
+        default_factory=list[tuple[_Waiting, Reply | None]]
+    )
     events: list[Event] = field(default_factory=list[Event])
 
 
@@ -267,6 +270,9 @@ class Engine:
             for event in batch.events:
                 logger.info("%s", event)
             return
+        if isinstance(failure, StoreRemoved):
+            self._removed(batch, failure)
+            return
         if isinstance(failure, StoreInDoubt):
             # Neither a success nor an error may be said; the next start reads what is true.
             text = "%d requests stay without an answer: %s; check its disk"
@@ -277,6 +283,14 @@ class Engine:
         logger.error(text, len(batch.answers), self._state, failure)
         # Also refusals in this batch: they may rest on a grant that did not come to be.
         batch.answers = [(w, _store_failure(w, failure)) for w, _ in batch.answers]
+        self._finish(batch)
+
+    def _removed(self, batch: _Batch, failure: StoreRemoved) -> None:
+        """Go on for those who read: the next start would find nothing of what is known here."""
+        self._store_error = str(failure)
+        text = "%d requests stay without an answer, and no change is made any more: %s"
+        logger.critical(text, len(batch.answers), failure)
+        batch.answers = [(waiting, None) for waiting, _ in batch.answers]
         self._finish(batch)
 
     def _finish(self, batch: _Batch) -> None:

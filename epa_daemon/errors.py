@@ -74,3 +74,7 @@ class StoreFailed(EpaError):
 
 class StoreInDoubt(EpaError):
     """Whether a change is durable can only be read from the disk: nothing may be answered."""
+
+
+class StoreRemoved(StoreInDoubt):
+    """The files went while a change was written: no start will read it, nor what was before."""

@@ -71,6 +71,17 @@ class EventLog:
                 (KEPT_EVENTS, _oldest()),
             )
 
+    def remove_last(self, count: int) -> None:
+        """Forget the last events, in the transaction that is under way.
+
+        Raises:
+            sqlite3.Error: they are still there.
+        """
+        self._connection.execute(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id DESC LIMIT ?)",
+            (count,),
+        )
+
     def read(
         self, limit: int, service: str | None, since: str | None, before: int | None
     ) -> Generator[Recorded]:

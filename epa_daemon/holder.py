@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charms.epa_orchestrator.v0 import epa_client
 
-from epa_daemon import listener, state_folder
+from epa_daemon import listener
 
 
 class HolderClient(epa_client.EpaClient):
@@ -17,16 +17,15 @@ class HolderClient(epa_client.EpaClient):
     Its requests also raise `listener.Impostor`.
     """
 
-    def __init__(self, path: Path, state: Path):
+    def __init__(self, path: Path, holder: int | None):
         super().__init__(str(path))
         self._listening = path
-        self._state = state
+        self._holder = holder
 
     def _connect(self) -> socket.socket:
         connection = super()._connect()
         try:
-            holder = state_folder.holder(self._state)
-            listener.require_holder(connection, self._listening, holder)
+            listener.require_holder(connection, self._listening, self._holder)
         except BaseException:
             connection.close()
             raise

@@ -226,9 +226,10 @@ def _backup(asked: argparse.Namespace) -> int:
 
 
 def _restore(asked: argparse.Namespace) -> int:
-    from epa_daemon import restoring, tables
+    from epa_daemon import lost_folder, restoring, tables
 
     _require_access(asked.state)
+    lost_folder.refuse(asked.state, asked.data / settings.SOCKET_NAME)
     done = restoring.restore(asked.state, asked.file, asked.discard_claims)
     reply = {
         "services": done.services,

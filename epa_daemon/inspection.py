@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import chores, health, history, listener, pools, state_folder, store
+from epa_daemon import chores, health, history, listener, lost_folder, pools, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.holder import HolderClient
@@ -41,9 +41,10 @@ def verify(settings: Settings) -> Verdict:
         epa_client.EpaError: one runs and does not answer.
     """
     try:
+        lost_folder.refuse(settings.state, settings.socket)
         return _verify_files(settings)
-    except state_folder.DaemonRunning:
-        client = HolderClient(settings.socket, settings.state)
+    except state_folder.DaemonRunning as running:
+        client = HolderClient(settings.socket, running.holder)
         try:
             reply = VerifyReply.model_validate(client.request("verify"))
             seen = [Problem.model_validate(item) for item in client.get_health()["problems"]]

@@ -18,6 +18,7 @@ from epa_daemon.errors import StoreFailed
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+Rows = list[tuple[int, int, int, str]]
 Masks = Mapping[Key, frozenset[int]]
 
 
@@ -74,7 +75,28 @@ class MaskStore:
         """
         self._replace(None, [])
 
-    def _replace(self, since: str | None, rows: list[tuple[int, int, int, str]]) -> None:
+    def kept(self) -> tuple[str | None, Rows]:
+        """All that is kept, and since which boot, for another store.
+
+        Raises:
+            StoreFailed: it cannot be read.
+        """
+        try:
+            since = self._connection.execute("SELECT boot FROM changed_masks_since").fetchone()
+            rows = self._connection.execute("SELECT pid, tid, start, mask FROM found_masks")
+            return since and since[0], rows.fetchall()
+        except sqlite3.Error as error:
+            raise StoreFailed(str(error)) from error
+
+    def take(self, kept: tuple[str | None, Rows]) -> None:
+        """Keep what another store has kept.
+
+        Raises:
+            StoreFailed: it is not kept.
+        """
+        self._replace(*kept)
+
+    def _replace(self, since: str | None, rows: Rows) -> None:
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epa_daemon import acknowledged, backups, cpulist, history, state_folder, store
+from epa_daemon.acknowledged import Word
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.ledger import Ledger
+from epa_daemon.mask_store import Rows
+from epa_daemon.store import Store
 
 _NEW = f"{state_folder.DATABASE}.restored"
 
@@ -38,6 +41,21 @@ class Restored:
     kept: Path | None
     forgotten: tuple[str, ...]
     unknown: str
+
+
+@dataclass(frozen=True)
+class _Present:
+    """The store before the restore.
+
+    Attributes:
+        ledger: None where there is none, or none can be read.
+        unknown: why it cannot be read; "" for no such reason.
+        masks: what Open vSwitch's threads had, which is of this boot and in no backup.
+    """
+
+    ledger: Ledger | None = None
+    unknown: str = ""
+    masks: tuple[str | None, Rows] = (None, [])
 
 
 def restore(state: Path, file: str, discard_claims: bool) -> Restored:
@@ -69,17 +87,19 @@ def _restore(state: Path, file: str, discard_claims: bool) -> Restored:
     new = backups.receive(file, state / _NEW)
     try:
         ledger = new.committed
-        present, unknown = _present(state)
-        forgotten = contradictions(present, ledger) if present else []
+        present = _present(state, new)
+        forgotten = contradictions(present.ledger, ledger) if present.ledger else []
         if not discard_claims:
-            _refuse(forgotten, unknown)
-        if present:
-            new.commit(ledger, ledger, history.events(Cause("restore"), present, ledger))
+            _refuse(forgotten, present.unknown)
+        if present.ledger:
+            new.commit(ledger, ledger, history.events(Cause("restore"), present.ledger, ledger))
+        new.masks.take(present.masks)
+        new.become_another()
         new.settle()
     finally:
         new.close()
     kept = _exchange(state, state / _NEW)
-    return Restored(len(ledger.services()), kept, tuple(forgotten), unknown)
+    return Restored(len(ledger.services()), kept, tuple(forgotten), present.unknown)
 
 
 def _refuse(forgotten: list[str], unknown: str) -> None:
@@ -108,6 +128,7 @@ def contradictions(present: Ledger, backup: Ledger) -> list[str]:
             found.append(f"{name!r} holds its CPUs in pool {holding.pool} now")
         elif then and holding.protected and not then.protected:
             found.append(f"the claims of {name!r} are protected now")
+    found += _shared_again(present, backup)
     for name, snap in sorted(present.made_by.items()):
         if backup.holds(name) and backup.made_by.get(name) != snap:
             found.append(f"the claims of {name!r} are those of snap {snap} now")
@@ -118,28 +139,52 @@ def contradictions(present: Ledger, backup: Ledger) -> list[str]:
     return found
 
 
-def _present(state: Path) -> tuple[Ledger | None, str]:
-    """The ledger before the restore, None where none can be read; and then why."""
+def _shared_again(present: Ledger, backup: Ledger) -> list[str]:
+    """CPUs that an import gave to several, of whom some have released since."""
+    found: list[str] = []
+    for name, holding in sorted(present.holdings.items()):
+        kept = holding.cpus & backup.cpus_of(name) & backup.contested
+        more = {cpu for cpu in kept if not set(backup.owners[cpu]) <= set(present.owners[cpu])}
+        if more:
+            ranges = cpulist.format_ranges(more)
+            found.append(
+                f"{name!r} holds CPUs {ranges} now, which the backup gives to another too"
+            )
+    return found
+
+
+def _present(state: Path, new: Store) -> _Present:
     kept = _kept_by_unfinished(state)
     if kept == "":
-        return None, ""
+        return _Present()
     name = kept or state_folder.DATABASE
     with tempfile.TemporaryDirectory(prefix="epa-restore-") as scratch:
         try:
             copy = state_folder.copy_files(state, Path(scratch), name)
             if copy is None:
-                return None, f"{kept} is missing" if kept else ""
+                if kept:
+                    return _Present(unknown=f"{kept} is missing")
+                return _missing(state, acknowledged.read(Path(scratch), state), new)
             opened = store.open_file(copy, state / name)
         except (CannotStart, OSError) as error:
-            return None, str(error.__cause__ or error)
+            return _Present(unknown=str(error.__cause__ or error))
         try:
             if not kept:
-                acknowledged.check(state, opened.generation)
-            return opened.load(), ""
-        except CannotStart as error:
-            return None, str(error.__cause__ or error)
+                word = acknowledged.read(Path(scratch), state)
+                acknowledged.check(word, opened.word, state)
+            return _Present(opened.load(), masks=opened.masks.kept())
+        except (CannotStart, StoreFailed) as error:
+            return _Present(unknown=str(error.__cause__ or error))
         finally:
             opened.close()
+
+
+def _missing(state: Path, kept: Word | None, new: Store) -> _Present:
+    """No store; what was acknowledged of it may all be in the backup."""
+    if kept and kept.store == new.id and kept.generation <= new.generation:
+        return _Present()
+    acknowledged.refuse_missing(kept, state / state_folder.DATABASE)
+    return _Present()
 
 
 def _kept_by_unfinished(state: Path) -> str | None:

@@ -42,9 +42,10 @@ STEPS = (
     """,
     """
     CREATE TABLE seal (
-        id INTEGER PRIMARY KEY CHECK (id = 1), generation INTEGER NOT NULL, sum TEXT NOT NULL
+        id INTEGER PRIMARY KEY CHECK (id = 1), store TEXT NOT NULL, generation INTEGER NOT NULL,
+        sum TEXT NOT NULL
     ) STRICT;
-    INSERT INTO seal VALUES (1, 0, 'not sealed yet');
+    INSERT INTO seal VALUES (1, lower(hex(randomblob(16))), 0, 'not sealed yet');
     CREATE INDEX events_of_service ON events (service, id);
     """,
 )

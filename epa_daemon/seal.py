@@ -17,9 +17,9 @@ _SIZE = 16
 _MODULUS = 1 << (8 * _SIZE)
 
 
-def of(content: Ledger) -> int:
-    """The sum of a whole ledger."""
-    return moved(0, Ledger(), content)
+def of(store: str, content: Ledger) -> int:
+    """The sum of a whole ledger, and of the id of the store that it is in."""
+    return moved(_hash(["store", store]), Ledger(), content)
 
 
 def moved(total: int, before: Ledger, after: Ledger) -> int:

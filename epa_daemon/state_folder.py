@@ -10,7 +10,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from epa_daemon import schema
+from epa_daemon import acknowledged, schema
 from epa_daemon.errors import CannotStart
 
 DATABASE = "ledger.db"
@@ -23,7 +23,15 @@ _LOCK_SECONDS = 2.0
 
 
 class DaemonRunning(CannotStart):
-    """Another process has this state folder."""
+    """Another process has this state folder.
+
+    Attributes:
+        holder: its number; None for unknown.
+    """
+
+    def __init__(self, text: str, holder: int | None):
+        super().__init__(text)
+        self.holder = holder
 
 
 def lock(folder: Path) -> int:
@@ -91,7 +99,8 @@ def _take(held: int, kind: int, folder: Path, patience: float) -> None:
             os.close(held)
             raise DaemonRunning(
                 f"another daemon (pid {holder}) runs on the state folder {folder}; "
-                "stop it first, or give this one another --state"
+                "stop it first, or give this one another --state",
+                int(holder) if holder.isdecimal() else None,
             ) from error
         return
 
@@ -116,7 +125,7 @@ def copy(folder: Path, scratch: Path) -> Path | None:
 
 
 def copy_files(folder: Path, scratch: Path, name: str = DATABASE) -> Path | None:
-    """Copy a database, and its log if it has one; None where there is none.
+    """Copy a database, its log and what was acknowledged of it; None where there is none.
 
     Raises:
         CannotStart: a restore did not finish, or only the log is there.
@@ -124,8 +133,9 @@ def copy_files(folder: Path, scratch: Path, name: str = DATABASE) -> Path | None
     """
     if name == DATABASE:
         refuse_unfinished(folder)
+    acknowledged.copy(folder, scratch)
     if not os.path.lexists(folder / name):
-        _refuse_orphaned_log(folder / name)
+        refuse_orphaned_log(folder / name)
         return None
     for suffix in ("", "-wal"):
         source = folder / f"{name}{suffix}"
@@ -159,7 +169,27 @@ def refuse_unfinished(folder: Path) -> None:
         )
 
 
-def _refuse_orphaned_log(path: Path) -> None:
+def discard_links(path: Path) -> None:
+    """Remove second names of a database, which a restore made that was killed soon after.
+
+    Raises:
+        CannotStart: they cannot be removed.
+    """
+    try:
+        for other in path.parent.glob(f"{path.name}.replaced-*"):
+            if not other.name.endswith("-wal") and _identity(str(other)) == _identity(str(path)):
+                other.with_name(f"{other.name}-wal").unlink(missing_ok=True)
+                other.unlink()
+    except OSError as error:
+        raise CannotStart(f"cannot use the state folder {path.parent}: {error}") from error
+
+
+def refuse_orphaned_log(path: Path) -> None:
+    """Check that a database that is missing has left no log: it would be that of another one.
+
+    Raises:
+        CannotStart: it has.
+    """
     if path.with_name(f"{path.name}-wal").exists():
         raise CannotStart(f"{path} is missing although its log {path.name}-wal is there")
 
@@ -170,7 +200,6 @@ def create(path: Path) -> None:
     Raises:
         CannotStart: it cannot be made.
     """
-    _refuse_orphaned_log(path)
     new = path.with_name(f"{path.name}.new")
     try:
         make_private(new)
@@ -231,6 +260,7 @@ def connect(path: Path, shown: Path) -> sqlite3.Connection:
     except (sqlite3.Error, ValueError) as error:
         raise CannotStart(
             f"the store {shown} cannot be used: {error}; it was left as it is: "
-            "restore a backup, or move it away to start without its claims"
+            f"restore a backup, or move the whole state folder {shown.parent} away to start "
+            "without its claims"
         ) from error
     return connection

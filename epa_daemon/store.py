@@ -11,6 +11,7 @@ refuses a second one, and SQLite's exclusive locking mode does without shared me
 import contextlib
 import logging
 import os
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from epa_daemon import (
     state_folder,
     write_log,
 )
-from epa_daemon.acknowledged import Acknowledged
-from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt
+from epa_daemon.acknowledged import Acknowledged, Word
+from epa_daemon.errors import CannotStart, StoreFailed, StoreInDoubt, StoreRemoved
 from epa_daemon.event_log import EventLog
 from epa_daemon.history import Event
 from epa_daemon.ledger import Ledger
@@ -55,6 +56,7 @@ class Store:
     """The open store of one state folder.
 
     Attributes:
+        id: what tells it from any other.
         generation: how many commits it has seen.
         masks: what Open vSwitch's threads had before they were moved.
         log: what happened.
@@ -72,10 +74,11 @@ class Store:
         self._lock = lock
         self._told = told
         self._files = state_folder.identities(path) if told else None
-        self.generation, self._sum = _seal(connection, path)
+        self.id, self.generation, self._sum = _seal(connection, path)
         self.masks = MaskStore(connection)
         self.log = EventLog(connection)
         self._committed: Ledger | None = None
+        self._gone = False
 
     def load(self) -> Ledger:
         """The ledger as it was last made durable.
@@ -96,7 +99,7 @@ class Store:
         return loaded
 
     def _check_seal(self, loaded: Ledger) -> None:
-        expected = seal.text(seal.of(loaded))
+        expected = seal.text(seal.of(self.id, loaded))
         if self._sum == _NOT_SEALED:
             self._connection.execute("UPDATE seal SET sum = ?", (expected,))
             self._sum = expected
@@ -115,8 +118,11 @@ class Store:
         Raises:
             StoreFailed: nothing of it is in the store, nor will it be after another start.
             StoreInDoubt: it may be; whoever says anything about it may be wrong.
+            StoreRemoved: so it is, as the files went meanwhile; the store is still read as it was
+                before, and nothing is committed any more.
         """
-        self._check_files(StoreFailed)
+        if self._removed():
+            raise StoreFailed(f"{self._path} or its log {_REMOVED}")
         generation, total = self.generation + 1, self._sum_after(before, after)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -134,7 +140,9 @@ class Store:
         except Exception as error:
             self._roll_back(error)
             raise StoreFailed(str(error)) from error
-        self._check_files(StoreInDoubt)
+        if self._removed():
+            self._leave_out(before, after, len(events))
+            raise self._lost()
         self.generation, self._sum, self._committed = generation, total, after
         self._acknowledge()
 
@@ -148,21 +156,38 @@ class Store:
 
     def _sum_after(self, before: Ledger, after: Ledger) -> str:
         if self._sum == _NOT_SEALED:
-            return seal.text(seal.of(after))
+            return seal.text(seal.of(self.id, after))
         return seal.text(seal.moved(int(self._sum, 16), before, after))
 
-    def _check_files(self, trouble: type[StoreFailed] | type[StoreInDoubt]) -> None:
-        """SQLite goes on writing to files that nobody can find again."""
-        if self._removed():
-            raise trouble(f"{self._path} or its log {_REMOVED}")
-
     def _removed(self) -> bool:
-        return self._files is not None and state_folder.identities(self._path) != self._files
+        """SQLite goes on writing to files that nobody can find again."""
+        moved = self._files is not None and state_folder.identities(self._path) != self._files
+        return self._gone or moved
+
+    def _lost(self) -> StoreRemoved:
+        """From now on nothing is committed, even where the files come back: as what?"""
+        self._gone = True
+        return StoreRemoved(f"{self._path} or its log {_REMOVED}")
+
+    def _leave_out(self, before: Ledger, after: Ledger, events: int) -> None:
+        """Take back what nobody is told of, so that a backup holds what everybody was."""
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            ledger_rows.write(self._connection, after, before)
+            self.log.remove_last(events)
+            execute("UPDATE seal SET generation = ?, sum = ?", (self.generation, self._sum))
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            # Nobody can tell it from a change that was done and not answered.
+            with contextlib.suppress(sqlite3.Error):
+                execute("ROLLBACK")
+            logger.error("a backup will hold changes that were not answered: %s", error)
 
     def _acknowledge(self) -> None:
         if self._told:
             try:
-                self._told.write(self.generation)
+                self._told.write(self.word)
             except OSError as error:
                 # Only the notice of a store that loses something later depends on it.
                 logger.warning("cannot note the last commit beside %s: %s", self._path, error)
@@ -171,9 +196,16 @@ class Store:
         try:
             write_log.empty(self._connection, self._path)
         except (sqlite3.Error, OSError) as error:
+            if self._removed():
+                raise self._lost() from error
             raise StoreInDoubt(
                 f"a commit failed ({failure}) and cannot be taken back ({error})"
             ) from error
+
+    @property
+    def word(self) -> Word:
+        """What it is, and how far it has come."""
+        return Word(self.id, self.generation)
 
     @property
     def committed(self) -> Ledger:
@@ -218,6 +250,32 @@ class Store:
             target.unlink(missing_ok=True)
             raise StoreFailed(str(error)) from error
 
+    def return_to(self, folder: Path) -> None:
+        """Make a state folder that is gone again, so that no start takes it for a new one.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            return
+        acknowledged.leave(folder, self.word)
+
+    def become_another(self) -> None:
+        """Take a new id: what was acknowledged of the store so far is not said of this one.
+
+        Raises:
+            StoreFailed: it has not.
+        """
+        new = secrets.token_hex(16)
+        total = seal.text(seal.of(new, self.committed))
+        try:
+            self._connection.execute("UPDATE seal SET store = ?, sum = ?", (new, total))
+        except sqlite3.Error as error:
+            raise StoreFailed(str(error)) from error
+        self.id, self._sum = new, total
+
     def settle(self) -> None:
         """Fold the log into the file, for one that is moved or copied after `close`.
 
@@ -249,12 +307,16 @@ def open_folder(folder: Path) -> Store:
     try:
         state_folder.refuse_unfinished(folder)
         path = folder / state_folder.DATABASE
+        kept = acknowledged.read(folder, folder)
         if not os.path.lexists(path):
+            state_folder.refuse_orphaned_log(path)
+            acknowledged.refuse_missing(kept, path)
             state_folder.create(path)
+        state_folder.discard_links(path)
         connection = state_folder.connect(path, shown=path)
         write_log.make_durable(connection, path)
         opened = Store(connection, path, lock, Acknowledged(folder))
-        acknowledged.check(folder, opened.generation)
+        acknowledged.check(kept, opened.word, folder)
         return opened
     except BaseException:
         os.close(lock)
@@ -274,14 +336,14 @@ def open_file(path: Path, shown: Path) -> Store:
     return Store(state_folder.connect(path, shown), path)
 
 
-def _seal(connection: sqlite3.Connection, path: Path) -> tuple[int, str]:
+def _seal(connection: sqlite3.Connection, path: Path) -> tuple[str, int, str]:
     try:
-        row = connection.execute("SELECT generation, sum FROM seal").fetchone()
+        row = connection.execute("SELECT store, generation, sum FROM seal").fetchone()
     except sqlite3.Error as error:
         raise CannotStart(f"the store {path} is damaged: {error}; restore a backup") from error
     if row is None:
         raise CannotStart(f"the store {path} is damaged: it has no seal; restore a backup")
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 def open_copy(folder: Path, scratch: Path) -> Store | None:
@@ -292,11 +354,13 @@ def open_copy(folder: Path, scratch: Path) -> Store | None:
     """
     copy = state_folder.copy(folder, scratch)
     original = folder / state_folder.DATABASE
+    kept = acknowledged.read(scratch, folder)
     if copy is None:
+        acknowledged.refuse_missing(kept, original)
         return None
     opened = Store(state_folder.connect(copy, original), original)
     try:
-        acknowledged.check(folder, opened.generation)
+        acknowledged.check(kept, opened.word, folder)
     except CannotStart:
         opened.close()
         raise

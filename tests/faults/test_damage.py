@@ -24,6 +24,7 @@ from tests.faults.stories import Held
 from tests.faults.witness import Witness
 from tests.functional.daemons import Daemon, MakeDaemon
 
+PAGES = {"service_name": "z", "node_id": 0, "size_kb": 2048, "hugepages_requested": 1}
 LOG = f"{state_folder.DATABASE}-wal"
 
 
@@ -186,6 +187,34 @@ def test_a_state_folder_that_is_removed_under_the_daemon_grants_nothing(make_dae
     crowd.join(stop=True)
     assert stories.lies(told.stories, witness.look(daemon)) == []
     assert witness.look(daemon).keys() == {"a", "c"}
+
+
+@pytest.mark.parametrize("way", ["removed", "renamed"])
+def test_a_state_folder_that_goes_under_load_grants_nothing_more(
+    make_daemon: MakeDaemon, way: str
+):
+    """The daemon stays: another one in its place would start without claims."""
+    for number in range(6):
+        daemon = make_daemon(stories.HOST, cpu_pool=stories.GENERAL).start()
+        told = Witness()
+        crowd = Crowd(daemon.socket_path, 4, CHOSEN.seed + number, told.note)
+        crowd.start()
+        time.sleep(random.Random(number).uniform(0.1, 0.4))
+        if way == "removed":
+            # The daemon may make a file in it meanwhile.
+            shutil.rmtree(daemon.state, ignore_errors=True)
+        else:
+            daemon.state.rename(daemon.folder / "aside")
+        time.sleep(0.2)
+        crowd.join(stop=True)
+        assert daemon.process is not None
+        assert daemon.process.poll() is None, daemon.log.read_text()
+        seen = witness.look(daemon)
+        assert stories.lies(told.stories, seen) == []
+        refused = told.ask(daemon, "allocate_hugepages", **PAGES)
+        assert refused["code"] == "store-failed"
+        assert "store-failed" in {p["code"] for p in daemon.ask("get_health")["problems"]}
+        daemon.kill()
 
 
 def test_a_store_that_cannot_be_written_is_refused_in_one_line(make_daemon: MakeDaemon):

@@ -90,6 +90,30 @@ def small_disk(short_folder: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
+def test_a_disk_without_room_for_another_file_does_not_keep_the_daemon_down(
+    make_daemon: MakeDaemon, small_disk: Path
+):
+    """One that was killed has all its files but one that a later revision adds."""
+    command = ["mount", "-o", "remount,nr_inodes=20", str(small_disk)]
+    subprocess.run(command, check=True)
+    daemon = make_daemon()
+    daemon.state.symlink_to(small_disk)
+    daemon.start()
+    daemon.ask("allocate_cores", service_name="a", num_of_cores=2)
+    daemon.kill()
+    (small_disk / "acknowledged").unlink()
+    for number in range(40):
+        with contextlib.suppress(OSError):
+            (small_disk / f"other{number}").touch()
+    assert not (small_disk / "other39").exists()
+    daemon.start()
+    assert daemon.owners() == {"a": "2-3"}
+    (small_disk / "other0").unlink()
+    daemon.ask("allocate_cores", service_name="a", num_of_cores=3)
+    daemon.kill()
+    assert (small_disk / "acknowledged").read_bytes()
+
+
 def test_a_full_disk_grants_nothing_and_heals(make_daemon: MakeDaemon, small_disk: Path):
     daemon = make_daemon(host_trees.TWO_SOCKETS, cpu_pool="0-1")
     daemon.state.symlink_to(small_disk)

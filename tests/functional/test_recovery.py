@@ -257,6 +257,29 @@ def test_verify_sees_a_store_that_was_removed_or_changed_under_the_daemon(daemon
     assert daemon.start().owners() == HELD
 
 
+@pytest.mark.parametrize("way", ["gone", "replaced"])
+def test_a_daemon_whose_state_folder_is_gone_is_saved_from(daemon: Daemon, way: str):
+    shutil.rmtree(daemon.state)
+    if way == "replaced":
+        daemon.state.mkdir(mode=0o700)
+        (daemon.state / "lock").write_text("1\n")
+    report = json.loads(fails(daemon, "verify", "--format", "json"))
+    assert report["daemon"] == "running"
+    assert "was removed or replaced under the daemon" in report["problems"][0]["text"]
+    saved = daemon.folder / "saved"
+    does(daemon, "backup", str(saved))
+    assert stat.S_IMODE(daemon.state.stat().st_mode) == 0o700
+    assert "removed or replaced" in fails(daemon, "verify")
+    assert daemon.ask("allocate_cores", service_name="x", num_of_cores=1)["code"] == "store-failed"
+    text = fails(daemon, "restore", str(saved), code=78)
+    assert f"a daemon (pid {daemon.pid}) runs whose state folder" in text
+    daemon.kill()
+    if way == "gone":
+        assert "is missing although changes were acknowledged" in daemon.run().stderr
+    does(daemon, "restore", str(saved))
+    assert daemon.start().owners() == HELD
+
+
 def test_verify_of_a_damaged_a_missing_and_a_newer_store(daemon: Daemon):
     daemon.stop()
     path = daemon.state / "ledger.db"
@@ -264,9 +287,22 @@ def test_verify_of_a_damaged_a_missing_and_a_newer_store(daemon: Daemon):
     path.write_bytes(content[:12000])
     assert "[store-unusable]" in fails(daemon, "verify")
     assert "cannot be used" in fails(daemon, "backup", str(daemon.folder / "saved"), code=78)
+    advice = f"move the whole state folder {daemon.state} away"
+    assert advice in fails(daemon, "verify")
     path.unlink()
+    text = fails(daemon, "verify")
+    assert "is missing although changes were acknowledged" in text
+    assert advice in text
+    assert advice in fails(daemon, "backup", str(daemon.folder / "saved"), code=78)
+    assert advice in daemon.run().stderr
+    # Which helps.
+    aside = daemon.state.rename(daemon.folder / "aside")
     assert "there is no store in" in fails(daemon, "verify")
     assert "there is no store in" in fails(daemon, "backup", str(daemon.folder / "saved"))
+    assert daemon.start().owners() == {}
+    daemon.stop()
+    shutil.rmtree(daemon.state)
+    aside.rename(daemon.state)
     path.write_bytes(content)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -310,7 +346,7 @@ NAMES = ["", "a\u0000b", "x" * 129, "bell\a"]
 
 
 def test_who_takes_the_daemons_place_between_two_connections_is_found_out(daemon: Daemon):
-    client = HolderClient(daemon.socket_path, daemon.state)
+    client = HolderClient(daemon.socket_path, daemon.pid)
     assert client.request("verify")["problems"] == []
     daemon.socket_path.rename(daemon.data / "aside")
     with socket.socket(socket.AF_UNIX) as impostor:

@@ -105,6 +105,8 @@ def test_a_restore_that_dies_anywhere_leaves_the_old_store_or_none_that_opens(
         else:
             outcomes.append("new" if found == NEW else "old")
             assert found in (NEW, OLD)
+            kept = list(state.glob(f"{state_folder.DATABASE}.replaced-*"))
+            assert found == OLD or kept == [], "a second name of the live store"
     else:
         pytest.fail("the restore never came to its end")
     assert reopened(state) == OLD
@@ -145,6 +147,7 @@ def test_a_log_that_an_earlier_attempt_left_is_not_taken_for_this_ones(killed: P
             holding_all(a=holding("2-3", policy=Policy.NON_PREEMPTIVE)),
             ["the claims of 'a' are protected now"],
         ),
+        (holding_all(b=holding("8", pool=Pool.GENERAL)), []),
         (Ledger().with_pages((1, 4), "a", 2), ["'a' has 2 hugepages of 4 kB on node 1 now"]),
     ],
 )
@@ -152,3 +155,43 @@ def test_what_is_claimed_now_and_not_in_the_backup_contradicts_it(
     present: Ledger, said: list[str]
 ):
     assert restoring.contradictions(present, OLD) == said
+
+
+def test_a_cpu_that_the_backup_gives_to_somebody_else_too_contradicts_it():
+    contested = holding_all(a=holding("2-3"), b=holding("3-4"))
+    released = contested.with_holding("b", None)
+    said = ["'a' holds CPUs 3 now, which the backup gives to another too"]
+    assert restoring.contradictions(released, contested) == said
+    assert restoring.contradictions(contested, contested) == []
+
+
+def test_a_backup_older_than_what_was_acknowledged_of_a_missing_store_needs_the_word(
+    backup: str, tmp_path: Path
+):
+    state = tmp_path / "first"
+    opened = store.open_folder(state)
+    commit(opened, OLD, OLD.with_holding("z", holding("6")))
+    opened.back_up(tmp_path / "newest")
+    opened.close()
+    (state / state_folder.DATABASE).unlink()
+    with pytest.raises(NotDone, match="is missing although"):
+        restoring.restore(state, backup, discard_claims=False)
+    assert (state / "acknowledged").exists()
+    newest = Path(shutil.copytree(state, tmp_path / "other"))
+    restoring.restore(newest, str(tmp_path / "newest"), discard_claims=False)
+    assert "z" in reopened(newest).holdings
+    assert restoring.restore(state, backup, discard_claims=True).unknown
+    assert reopened(state) == OLD
+
+
+def test_what_open_vswitchs_threads_had_in_this_boot_outlives_a_restore(
+    backup: str, tmp_path: Path
+):
+    state = tmp_path / "first"
+    opened = store.open_folder(state)
+    opened.masks.keep({(7, (8, 9)): frozenset({0, 1})})
+    opened.close()
+    restoring.restore(state, backup, discard_claims=False)
+    opened = store.open_folder(state)
+    assert opened.masks.load() == {(8, 9): {0, 1}}
+    opened.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from epa_daemon import event_log, history, mask_store, schema, state_folder, store, write_log
-from epa_daemon.errors import CannotStart, StoreFailed
+from epa_daemon.errors import CannotStart, StoreFailed, StoreRemoved
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
 from tests.unit.scenes import holding, holding_all
@@ -71,6 +71,47 @@ def test_a_failing_commit_changes_nothing_and_the_next_one_works(tmp_path: Path)
     commit(opened, FULL, FULL.with_holding("c", holding("9")))
     opened.close()
     assert reopened(tmp_path) == FULL.with_holding("c", holding("9"))
+
+
+class Removing(list[history.Event]):
+    """Events in whose writing the files of the store go."""
+
+    def __init__(self, events: list[history.Event], remove: Callable[[], object]):
+        super().__init__(events)
+        self._remove = remove
+
+    def __iter__(self):
+        self._remove()
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("way", ["removed", "renamed"])
+def test_files_that_go_while_a_commit_is_written_leave_what_was_known_before(
+    tmp_path: Path, way: str
+):
+    """And nothing is committed any more, even where they come back."""
+    folder, aside = tmp_path / "state", tmp_path / "aside"
+    opened = store.open_folder(folder)
+    opened.load()
+    commit(opened, Ledger(), FULL)
+    after = FULL.with_holding("c", holding("9"))
+    events = history.events(history.Cause("test"), FULL, after)
+    remove = {"removed": lambda: shutil.rmtree(folder), "renamed": lambda: folder.rename(aside)}
+    with pytest.raises(StoreRemoved, match="was removed or replaced"):
+        opened.commit(FULL, after, Removing(events, remove[way]))
+    if way == "renamed":
+        aside.rename(folder)
+    with pytest.raises(StoreFailed, match="was removed or replaced"):
+        commit(opened, FULL, after)
+    assert "was removed or replaced" in opened.problems()[0]
+    assert opened.committed == FULL
+    opened.back_up(tmp_path / "backup")
+    opened.close()
+    copy = store.open_file(tmp_path / "backup", tmp_path / "backup")
+    assert copy.load() == FULL
+    assert copy.problems() == []
+    assert {event.service for event in copy.log.read(10, None, None, None)} == {"a", "b"}
+    copy.close()
 
 
 def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -155,6 +196,12 @@ def seal_renamed(path: Path) -> None:
         connection.execute("ALTER TABLE seal RENAME COLUMN sum TO rum")
 
 
+def another_id(path: Path) -> None:
+    """Of which nothing was acknowledged."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE seal SET store = 'x' || substr(store, 2)")
+
+
 def another_cpu(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE claims SET cpu = 9 WHERE cpu = 8")
@@ -165,6 +212,7 @@ def another_cpu(path: Path) -> None:
     [
         seal_gone,
         seal_renamed,
+        another_id,
         another_cpu,
         damage_nothing,
         truncate,
@@ -340,3 +388,70 @@ def test_what_a_failed_commit_may_have_left_in_the_log(code: int | None, may: bo
 def test_running_out_of_memory_may_have_left_a_commit():
     assert write_log.may_hold(MemoryError())
     assert not write_log.may_hold(ValueError())
+
+
+def test_a_store_that_is_missing_although_something_was_acknowledged_is_not_made_anew(
+    tmp_path: Path,
+):
+    filled(tmp_path)
+    (tmp_path / state_folder.DATABASE).unlink()
+    (tmp_path / "scratch").mkdir()
+    for _ in range(2):
+        with pytest.raises(CannotStart, match=r"missing although .* move the whole state folder"):
+            store.open_folder(tmp_path)
+        with pytest.raises(CannotStart, match=r"missing although .* move the whole state folder"):
+            store.open_copy(tmp_path, tmp_path / "scratch")
+    assert not (tmp_path / state_folder.DATABASE).exists()
+
+
+@pytest.mark.parametrize("version", ["version-1.db", "version-2.db"])
+def test_what_was_acknowledged_of_another_store_is_no_evidence(tmp_path: Path, version: str):
+    """An older daemon has restored a store of its own, and knows no such file."""
+    filled(tmp_path)
+    shutil.copy(STORES / version, tmp_path / state_folder.DATABASE)
+    assert "nova" in reopened(tmp_path).holdings
+    commit_one(tmp_path)
+    assert "y" in reopened(tmp_path).holdings
+
+
+def commit_one(folder: Path) -> None:
+    opened = store.open_folder(folder)
+    loaded = opened.load()
+    commit(opened, loaded, loaded.with_holding("y", holding("7")))
+    opened.close()
+
+
+def test_an_older_copy_of_the_same_store_is_evidence(tmp_path: Path):
+    filled(tmp_path)
+    older = (tmp_path / state_folder.DATABASE).read_bytes()
+    commit_one(tmp_path)
+    (tmp_path / state_folder.DATABASE).write_bytes(older)
+    with pytest.raises(CannotStart, match="older than what was acknowledged"):
+        store.open_folder(tmp_path)
+
+
+def test_what_was_acknowledged_and_cannot_be_read_says_what_to_do(tmp_path: Path):
+    filled(tmp_path)
+    (tmp_path / "acknowledged").write_text("nonsense")
+    with pytest.raises(CannotStart, match=r"cannot be read: .*; restore a backup .* remove it"):
+        store.open_folder(tmp_path)
+
+
+def test_a_copy_beside_a_daemon_that_starts_and_commits_is_not_called_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    state, scratch = tmp_path / "state", tmp_path / "scratch"
+    scratch.mkdir()
+    filled(state)
+    copied = state_folder.copy
+
+    def meanwhile(folder: Path, scratch: Path) -> Path | None:
+        copy = copied(folder, scratch)
+        commit_one(state)
+        return copy
+
+    monkeypatch.setattr(state_folder, "copy", meanwhile)
+    copy = store.open_copy(state, scratch)
+    assert copy is not None
+    assert copy.load() == FULL
+    copy.close()
