@@ -192,11 +192,13 @@ def _report_check(problems: list[dict[str, Any]], style: str) -> int:
 
 
 def _takeover(asked: argparse.Namespace) -> int:
-    from epa_daemon import daemon
+    from epa_daemon import daemon, ownership
 
     logs.configure("info")
     chosen = Settings(Path("/"), asked.data, asked.state)
-    if not daemon.take_over(chosen, asked.prefer):
+    there = daemon.take_over(chosen, asked.prefer)
+    ownership.hand_over(asked.state)
+    if not there:
         print(f"there is no old state in {asked.data}; nothing to do")
     return 0
 
@@ -226,11 +228,12 @@ def _backup(asked: argparse.Namespace) -> int:
 
 
 def _restore(asked: argparse.Namespace) -> int:
-    from epa_daemon import lost_folder, restoring, tables
+    from epa_daemon import lost_folder, ownership, restoring, tables
 
     _require_access(asked.state)
     lost_folder.refuse(asked.state, asked.data / settings.SOCKET_NAME)
     done = restoring.restore(asked.state, asked.file, asked.discard_claims)
+    ownership.hand_over(asked.state)
     reply = {
         "services": done.services,
         "kept": str(done.kept) if done.kept else None,
@@ -261,10 +264,11 @@ def _verify(asked: argparse.Namespace) -> int:
 
 
 def _repair(asked: argparse.Namespace) -> int:
-    from epa_daemon import inspection
+    from epa_daemon import inspection, ownership
 
     _require_access(asked.state)
     inspection.release_unusable(asked.state, asked.release)
+    ownership.hand_over(asked.state)
     _print(asked, {"released": json.loads(asked.release)}, f"released {asked.release}")
     return 0
 

@@ -51,7 +51,7 @@ PROMISES = (
     Promise(
         "All or nothing",
         "a request without an answer was done wholly or not at all",
-        f"{_FAULTS}/test_crash.py::test_the_comparison_sees_what_is_lost_doubled_or_half_done",
+        f"{_FAULTS}/test_crash.py::test_kill_9_loses_nothing_that_was_acknowledged",
     ),
     Promise(
         "An error changes nothing",
@@ -83,7 +83,7 @@ PROMISES = (
     ),
     Promise(
         "Never empty over unreadable state",
-        "a store that is damaged, or of a newer daemon, keeps the daemon down",
+        "a store of a newer daemon keeps the daemon down, and is left as it is",
         f"{_FAULTS}/test_damage.py::test_a_newer_schema_is_refused_and_left_alone",
         "a state folder that is removed whole, while the daemon does not run, is a new one",
     ),

@@ -24,10 +24,12 @@ from epa_daemon import history, store
 from epa_daemon.event_log import KEPT_EVENTS
 from epa_daemon.history import Cause, Event
 from epa_daemon.ledger import Ledger
+from epa_daemon.protocol import ACTIONS
 from tests import host_trees
 from tests.faults import tally
 from tests.faults.attacks import ATTACKS
 from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
+from tests.functional.test_peers import NOBODY, needs_root
 
 PROJECT = Path(__file__).parents[2]
 PAGES = {(0, 2048): (100_000, 100_000), (1, 2048): (100_000, 100_000)}
@@ -129,11 +131,28 @@ def test_a_good_client_is_served_beside_hostile_ones(make_daemon: MakeDaemon, at
     )
 
 
+FLOOD = """
+import socket, sys
+for number in range(2000):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(sys.argv[1])
+    connection.sendall(sys.argv[2 + number % (len(sys.argv) - 2)].encode())
+    while connection.recv(65536):
+        pass
+    connection.close()
+"""
+
+
+@needs_root
 def test_the_log_stays_bounded_under_hostile_clients(make_daemon: MakeDaemon):
     """Nobody who has no right to change anything can make it grow."""
     daemon = make_daemon(TREE).start()
+    daemon.socket_path.chmod(0o666)
     before = daemon.log.stat().st_size
-    for number in range(2000):
-        daemon.raw((b"x", b'{"action":"no"}', b'{"action":"list_allocations"}')[number % 3])
+    about = {"service_name": "a", "num_of_cores": 1, "numa_node": 0, "percent": 1}
+    about |= {"hugepages_requested": 1, "node_id": 0, "size_kb": 2048}
+    requests = ["x", *(json.dumps({"action": name} | about) for name in (*ACTIONS, "no"))]
+    command = ["/usr/bin/env", "python3", "-c", FLOOD, str(daemon.socket_path), *requests]
+    subprocess.run(command, user=NOBODY, check=True, cwd="/", env={"PATH": "/usr/bin:/bin"})
     assert daemon.log.stat().st_size == before
     tally.add("test_the_log_stays_bounded_under_hostile_clients", requests=2000, bytes_logged=0)

@@ -412,3 +412,20 @@ def test_another_user_is_told_so(either: Daemon, name: str):
     assert done.returncode == 77
     assert "try again as root" in done.stderr
     assert not os.path.exists("/tmp/never-made")
+
+
+@needs_root
+def test_a_restore_by_root_leaves_the_store_to_the_daemons_user(
+    make_daemon: MakeDaemon, tmp_path: Path
+):
+    daemon = make_daemon()
+    os.chown(daemon.folder, NOBODY, -1)
+    arguments = daemon.command()[3:]
+    daemon.command = lambda *_: as_user(NOBODY, *arguments)
+    daemon.start()
+    daemon.ask("allocate_cores", service_name="a", num_of_cores=2)
+    does(daemon, "backup", str(tmp_path / "saved"))
+    daemon.stop()
+    does(daemon, "restore", str(tmp_path / "saved"))
+    assert {path.stat().st_uid for path in daemon.state.iterdir()} == {NOBODY}
+    assert daemon.start().owners() == {"a": "2-3"}
