@@ -51,14 +51,6 @@ def lock(folder: Path) -> int:
     return held
 
 
-def holder(folder: Path) -> int | None:
-    """The process that has a folder, by what it wrote when it took it; None for unknown."""
-    try:
-        return int((folder / _LOCK).read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def identities(path: Path) -> tuple[tuple[int, int] | None, ...]:
     """Device and inode of a database and of its log; None for what is not there."""
     return tuple(_identity(f"{path}{suffix}") for suffix in ("", "-wal"))
