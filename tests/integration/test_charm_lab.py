@@ -155,6 +155,7 @@ def test_refresh_and_restart_keep_every_claim(unit: Unit):
     assert unit.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_clients_are_connected_when_they_appear_and_told_once(unit: Unit, tmp_path: Path):
     machine = unit.machine
     for name in (HYPERVISOR, "another"):

@@ -166,6 +166,7 @@ def test_a_process_in_a_cpuset_that_forbids_free_cpus_is_left_alone(host: OvsHos
     assert "left alone" in host.machine.run("epa-orchestrator ovs").stdout
 
 
+@pytest.mark.long
 def test_a_cpuset_that_comes_later_takes_the_process_back_to_what_it_had(host: OvsHost):
     host.switch("1")
     host.flood()

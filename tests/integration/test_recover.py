@@ -93,6 +93,7 @@ def test_a_damaged_store_is_refused_and_its_backup_brings_it_back(operator: Oper
     assert operator.epa.owners() == {"nova": "2-3"}
 
 
+@pytest.mark.long
 def test_a_store_that_is_gone_is_saved_from_the_running_daemon(operator: Operator):
     operator.epa.allocate("nova", 2)
     operator.types(f"rm {STATE}/ledger.db*")

@@ -13,6 +13,8 @@ import re
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.integration.lab.lab import Template
 from tests.integration.lab.machine import Machine
 from tests.integration.lab.shape import Node, Shape
@@ -106,6 +108,7 @@ def test_without_isolcpus_it_answers_every_query_and_grants_nothing(ready: Templ
         assert machine.run("epa-orchestrator health").returncode == 0
 
 
+@pytest.mark.long
 def test_above_100_candidates_all_but_16_are_granted(ready: Template):
     with ready.boot(LARGE) as machine:
         epa = Orchestrator(machine)
