@@ -203,6 +203,7 @@ def test_options_set_while_the_service_is_stopped_hold_when_it_starts(epa: Orche
     assert pool["configured_cpus"] == "0-1"
 
 
+@pytest.mark.long
 def test_a_client_that_tries_again_sees_no_error_during_a_refresh(epa: Orchestrator):
     """Ceph's charm tries again on connection errors and empty replies; an error is final."""
     pids: list[object] = []

@@ -92,6 +92,7 @@ def test_there_and_back_and_there_again_gives_no_cpu_two_owners(deployed: Orches
     assert not stored.get("takeover")
 
 
+@pytest.mark.long
 def test_what_the_deployed_daemon_granted_after_a_revert_is_merged(deployed: Orchestrator):
     deployed.allocate("nova", 2)
     deployed.refresh()
