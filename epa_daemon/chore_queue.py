@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
-from epa_daemon.errors import Refusal
 from epa_daemon.peers import Peer
 from epa_daemon.protocol import GetHistory
-from epa_daemon.replies import ErrorReply, Reply
+from epa_daemon.replies import Reply, Respond
 
 # From so many on, and whenever they have doubled, those whose client has gone are dropped.
 _MANY = 64
@@ -27,7 +26,6 @@ _MANY = 64
 # than this after a long one, a backup.
 _LONGEST_REST = 0.05
 
-Respond = Callable[[Reply], None]
 Answer = Callable[[Chore], Reply]
 
 
@@ -68,7 +66,7 @@ class ChoreQueue:
     def _drop_closed(self) -> None:
         for waiting in [w for w in self._pages if w.peer.has_closed()]:
             self._pages.remove(waiting)
-            _dismiss(waiting)
+            waiting.respond(None)
         self._many = max(_MANY, 2 * len(self._pages))
 
     def _next(self) -> None:
@@ -78,7 +76,7 @@ class ChoreQueue:
                 return
             waiting = queue.popleft()
             if waiting.peer.has_closed():
-                _dismiss(waiting)
+                waiting.respond(None)
             else:
                 self._run(waiting)
 
@@ -103,8 +101,3 @@ class ChoreQueue:
     def _rested(self) -> None:
         self._resting = False
         self._next()
-
-
-def _dismiss(waiting: _Waiting) -> None:
-    """Nobody reads it; but the connection's place is free at once."""
-    waiting.respond(ErrorReply.of(Refusal("store-failed", "The client has gone")))

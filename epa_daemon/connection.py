@@ -13,7 +13,7 @@ from epa_daemon.errors import Refusal
 from epa_daemon.framing import Framer
 from epa_daemon.peers import Peer
 from epa_daemon.protocol import Request
-from epa_daemon.replies import ErrorReply, Reply
+from epa_daemon.replies import ErrorReply, Reply, Respond
 
 SILENCE_SECONDS = 60.0
 REQUEST_SECONDS = 10.0
@@ -25,7 +25,7 @@ _DRAIN_BYTES = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 _NEVER = float("inf")
 
-Submit = Callable[[Request, Peer, Callable[[Reply | None], None]], None]
+Submit = Callable[[Request, Peer, Respond], None]
 
 
 class Keeper(Protocol):

@@ -49,7 +49,7 @@ from epa_daemon.protocol import (
     Reload,
     Request,
 )
-from epa_daemon.replies import ErrorReply, HealthReply, ReloadReply, Reply
+from epa_daemon.replies import ErrorReply, HealthReply, ReloadReply, Reply, Respond
 from epa_daemon.rights import Access
 from epa_daemon.settings import Settings
 from epa_daemon.store import Store
@@ -62,8 +62,6 @@ _BATCH_SECONDS = 0.02
 _SLOW_COMMIT_SECONDS = 5.0
 
 Change = CpuRequest | AllocateHugepages | Reload
-# None ends the connection without an answer.
-Respond = Callable[[Reply | None], None]
 
 
 @dataclass(frozen=True)

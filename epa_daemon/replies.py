@@ -3,6 +3,7 @@
 
 """The wire, outwards: the replies, their fields in wire order (contract, part 3). No logic."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -31,6 +32,10 @@ class Reply(BaseModel):
     def encode(self) -> bytes:
         """Compact UTF-8 JSON without a newline."""
         return self.__pydantic_serializer__.to_json(self)
+
+
+# None ends the connection without an answer.
+Respond = Callable[[Reply | None], None]
 
 
 class ErrorReply(Reply):

@@ -17,6 +17,9 @@ from pathlib import Path
 SECTOR = 512
 _HEADER = struct.Struct("<QQQQ")
 _FLUSH, _DISCARD = 1, 4
+# ext4 reckons with a disk that writes its superblock (1024 bytes at 1024) whole, or not at all; it
+# mounts none whose sum is wrong, so that nothing could be said of what else the cut has left.
+_WITH_THE_ONE_BEFORE = 3
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,11 @@ class Record:
             if entry.flush:
                 break
             data = self._data(entry)
+            taken = False
             for i in range(entry.count):
-                if chance.random() < share:
+                if i == 0 or entry.sector + i != _WITH_THE_ONE_BEFORE:
+                    taken = chance.random() < share
+                if taken:
                     piece = data[i * SECTOR : (i + 1) * SECTOR]
                     _put(left, Entry(entry.sector + i, 1, 0, 0), piece)
         return bytes(left)
