@@ -22,7 +22,7 @@ from benchmarks.clients import Probe
 from benchmarks.effort import MICROSECONDS, Effort
 from benchmarks.pinning import Cpus
 from benchmarks.report import Row, Section
-from epa_daemon import access, allocator, history, peers, protocol, store
+from epa_daemon import access, allocator, history, opening, peers, protocol
 from epa_daemon.committer import Committer
 from epa_daemon.framing import Framer
 from epa_daemon.history import Cause, Event
@@ -60,7 +60,7 @@ def measure(folder: Path, cpus: Cpus, chosen: Effort) -> list[Section]:
         echo = stack.enter_context(processes.echo("asyncio", folder, cpus)).socket
         commits = stack.enter_context(processes.committer(folder, cpus))
         ours, theirs = socket.socketpair()
-        kept = stack.enter_context(contextlib.closing(store.open_folder(folder / "state")))
+        kept = stack.enter_context(contextlib.closing(opening.open_folder(folder / "state")))
         stack.enter_context(ours)
         stack.enter_context(theirs)
         steps = _steps(folder / "root", ours, kept)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from epa_daemon import acknowledged, chores, lost_folder, state_folder, store
+from epa_daemon import acknowledged, chores, lost_folder, opening, state_folder
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed
 from epa_daemon.holder import HolderClient
 from epa_daemon.store import Store
@@ -45,7 +45,7 @@ def write(state: Path, socket: Path, file: str) -> int:
 def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
     try:
         lost_folder.refuse(state, socket)
-        opened = store.open_copy(state, scratch)
+        opened = opening.open_copy(state, scratch)
     except state_folder.DaemonRunning as running:
         # What the copy must have at least; later it may not, as the daemon goes on.
         acknowledged.copy(state, scratch)
@@ -63,7 +63,7 @@ def _take(state: Path, socket: Path, scratch: Path, copy: Path) -> None:
 
 def _check(copy: Path, state: Path) -> None:
     """A backup of a damaged store, or an old one, would be found out when it is needed."""
-    opened = store.open_file(copy, state / state_folder.DATABASE)
+    opened = opening.open_file(copy, state / state_folder.DATABASE)
     try:
         _refuse_older(copy, opened)
         opened.load()
@@ -133,7 +133,7 @@ def receive(file: str, new: Path) -> Store:
                     shutil.copyfileobj(source, target)
             target.flush()
             os.fsync(target.fileno())
-        opened = store.open_file(new, Path(file))
+        opened = opening.open_file(new, Path(file))
     except (OSError, CannotStart) as error:
         reason = error.__cause__ if isinstance(error, CannotStart) else error
         raise NotDone(f"cannot restore {file}: {reason}") from error

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import chores, health, history, listener, lost_folder, pools, state_folder, store
+from epa_daemon import chores, health, history, listener, lost_folder, opening, pools, state_folder
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
 from epa_daemon.holder import HolderClient
@@ -58,7 +58,7 @@ def verify(settings: Settings) -> Verdict:
 
 def _verify_files(settings: Settings) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="epa-verify-") as scratch:
-        copy = store.open_copy(settings.state, Path(scratch))
+        copy = opening.open_copy(settings.state, Path(scratch))
         if copy is None:
             text = f"there is no store in {settings.state}; a daemon would start without claims"
             return Verdict(False, (Problem(code="no-store", text=text),))
@@ -95,7 +95,7 @@ def release_unusable(state: Path, name: str) -> None:
     service = _parsed(name)
     if not (state / state_folder.DATABASE).exists():
         raise NotDone(f"there is no store in {state}")
-    opened = store.open_folder(state)
+    opened = opening.open_folder(state)
     try:
         before = opened.load()
         if service not in chores.unusable_names(before):

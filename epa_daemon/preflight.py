@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from epa_daemon import listener, pools, state_folder, store, takeover
+from epa_daemon import listener, opening, pools, state_folder, takeover
 from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
@@ -82,7 +82,7 @@ def stored_ledger(settings: Settings) -> Ledger:
     """
     state_folder.check_writable(settings.state)
     with tempfile.TemporaryDirectory(prefix="epa-check-") as scratch:
-        copy = store.open_copy(settings.state, Path(scratch))
+        copy = opening.open_copy(settings.state, Path(scratch))
         try:
             ledger = copy.load() if copy else Ledger()
             old = takeover.read(settings.data / takeover.FILE_NAME)

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from epa_daemon import acknowledged, backups, cpulist, history, state_folder, store
+from epa_daemon import acknowledged, backups, cpulist, history, opening, state_folder
 from epa_daemon.acknowledged import Word
 from epa_daemon.errors import CannotStart, NotDone, StoreFailed, StoreInDoubt
 from epa_daemon.history import Cause
@@ -165,7 +165,7 @@ def _present(state: Path, new: Store) -> _Present:
                 if kept:
                     return _Present(unknown=f"{kept} is missing")
                 return _missing(state, acknowledged.read(Path(scratch), state), new)
-            opened = store.open_file(copy, state / name)
+            opened = opening.open_file(copy, state / name)
         except (CannotStart, OSError) as error:
             return _Present(unknown=str(error.__cause__ or error))
         try:

@@ -296,46 +296,6 @@ class Store:
             os.close(self._lock)
 
 
-def open_folder(folder: Path) -> Store:
-    """Open the store of a state folder, made if it is missing, and lock it for this process.
-
-    Raises:
-        CannotStart: another daemon has it, it is of a newer daemon, or it cannot be read or made
-            durable.
-    """
-    lock = state_folder.lock(folder)
-    try:
-        state_folder.refuse_unfinished(folder)
-        path = folder / state_folder.DATABASE
-        kept = acknowledged.read(folder, folder)
-        if not os.path.lexists(path):
-            state_folder.refuse_orphaned_log(path)
-            acknowledged.refuse_missing(kept, path)
-            state_folder.create(path)
-        state_folder.discard_links(path)
-        connection = state_folder.connect(path, shown=path)
-        write_log.make_durable(connection, path)
-        opened = Store(connection, path, lock, Acknowledged(folder))
-        acknowledged.check(kept, opened.word, folder)
-        return opened
-    except BaseException:
-        os.close(lock)
-        raise
-
-
-def open_file(path: Path, shown: Path) -> Store:
-    """Open a store that is not in its folder: a backup, or a copy of one; nothing is locked.
-
-    Args:
-        path: the file, which may be migrated.
-        shown: what errors call it.
-
-    Raises:
-        CannotStart: as in `open_folder`.
-    """
-    return Store(state_folder.connect(path, shown), path)
-
-
 def _seal(connection: sqlite3.Connection, path: Path) -> tuple[str, int, str]:
     try:
         row = connection.execute("SELECT store, generation, sum FROM seal").fetchone()
@@ -344,24 +304,3 @@ def _seal(connection: sqlite3.Connection, path: Path) -> tuple[str, int, str]:
     if row is None:
         raise CannotStart(f"the store {path} is damaged: it has no seal; restore a backup")
     return row[0], row[1], row[2]
-
-
-def open_copy(folder: Path, scratch: Path) -> Store | None:
-    """Open a copy of the store in a scratch folder, to look without touching; None for none.
-
-    Raises:
-        CannotStart: as in `open_folder`; `DaemonRunning` if a daemon has the folder.
-    """
-    copy = state_folder.copy(folder, scratch)
-    original = folder / state_folder.DATABASE
-    kept = acknowledged.read(scratch, folder)
-    if copy is None:
-        acknowledged.refuse_missing(kept, original)
-        return None
-    opened = Store(state_folder.connect(copy, original), original)
-    try:
-        acknowledged.check(kept, opened.word, folder)
-    except CannotStart:
-        opened.close()
-        raise
-    return opened

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import schema, state_folder, store
+from epa_daemon import opening, schema, state_folder
 from epa_daemon.errors import CannotStart
 from epa_daemon.ledger import Ledger
 from tests.faults import stories, tally, witness
@@ -97,7 +97,7 @@ def test_a_flipped_bit_is_refused_or_harmless(kept: Kept):
 
 def opened(folder: Path) -> Ledger | None:
     try:
-        found = store.open_folder(folder)
+        found = opening.open_folder(folder)
     except CannotStart:
         return None
     try:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from epa_daemon import history, store
+from epa_daemon import history, opening
 from epa_daemon.event_log import KEPT_EVENTS
 from epa_daemon.history import Cause, Event
 from epa_daemon.ledger import Ledger
@@ -87,7 +87,7 @@ def make_history(daemon: Daemon) -> None:
         Event(at, cause, f"old{number % 10}", "cpus isolated", "2-3", f"2-{3 + number % 9}")
         for number in range(KEPT_EVENTS)
     ]
-    opened = store.open_folder(daemon.state)
+    opened = opening.open_folder(daemon.state)
     opened.commit(ledger, ledger, changes)
     opened.close()
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from epa_daemon import store
+from epa_daemon import opening
 from epa_daemon.ledger import Ledger
 from tests import host_trees
 from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
@@ -176,7 +176,7 @@ def test_large_replies_that_nobody_reads_stay_within_bounds(make_daemon: MakeDae
     ledger = Ledger()
     for number in range(4000):
         ledger = ledger.with_pages((0, 2048), f"{number:04}" + "\N{GRINNING FACE}" * 120, 1)
-    opened = store.open_folder(daemon.state)
+    opened = opening.open_folder(daemon.state)
     opened.commit(Ledger(), ledger, [])
     opened.close()
     daemon.start()

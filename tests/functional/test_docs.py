@@ -19,7 +19,7 @@ from typing import get_args
 
 import pytest
 
-from epa_daemon import store
+from epa_daemon import opening
 from epa_daemon.errors import ErrorCode
 from epa_daemon.ledger import Ledger
 from epa_daemon.protocol import ACTIONS
@@ -89,7 +89,7 @@ class Stage:
             ledger = Ledger()
             for number in range(int(options["services"])):
                 ledger = ledger.with_pages((0, 2048), f"service-{number}", 1)
-            opened = store.open_folder(self.daemon.state)
+            opened = opening.open_folder(self.daemon.state)
             opened.commit(Ledger(), ledger, [])
             opened.close()
         if "without" in options:

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from epa_daemon import allocator, cpulist, history, hugepages, ledger, reports, store
+from epa_daemon import allocator, cpulist, history, hugepages, ledger, opening, reports
 from epa_daemon.errors import Refusal
 from epa_daemon.host import Host, Memory, Pages
 from epa_daemon.ledger import Ledger, Policy, Pool
@@ -59,7 +59,7 @@ class Allocations(RuleBasedStateMachine):
         self.offline = frozenset[int]()
         scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self.folder = Path(tempfile.mkdtemp(dir=scratch))
-        self.store = store.open_folder(self.folder)
+        self.store = opening.open_folder(self.folder)
         self.ledger = Ledger()
 
     def teardown(self) -> None:
@@ -216,7 +216,7 @@ class Allocations(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.store.close()
-        self.store = store.open_folder(self.folder)
+        self.store = opening.open_folder(self.folder)
         assert self.store.load() == self.ledger
 
     @precondition(lambda self: len(self.ledger.holdings) > 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import cpulist, mask_store, mover, store, threads
+from epa_daemon import cpulist, mask_store, mover, opening, store, threads
 from epa_daemon.affinity import Cpus, Thread
 from epa_daemon.errors import StoreFailed
 from epa_daemon.keeper import Keeper
@@ -126,7 +126,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture
 def opened(tmp_path: Path):
-    made = store.open_folder(tmp_path)
+    made = opening.open_folder(tmp_path)
     yield made
     made.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from epa_daemon import history, restoring, state_folder, store
+from epa_daemon import history, opening, restoring, state_folder, store
 from epa_daemon.errors import CannotStart, NotDone
 from epa_daemon.history import Cause
 from epa_daemon.ledger import Ledger, Policy, Pool
@@ -28,7 +28,7 @@ def commit(opened: store.Store, before: Ledger, after: Ledger) -> None:
 
 
 def reopened(folder: Path) -> Ledger:
-    opened = store.open_folder(folder)
+    opened = opening.open_folder(folder)
     try:
         return opened.load()
     finally:
@@ -38,7 +38,7 @@ def reopened(folder: Path) -> Ledger:
 @pytest.fixture
 def backup(tmp_path: Path) -> str:
     """Holds OLD."""
-    opened = store.open_folder(tmp_path / "first")
+    opened = opening.open_folder(tmp_path / "first")
     commit(opened, Ledger(), OLD)
     opened.back_up(tmp_path / "backup")
     opened.close()
@@ -48,7 +48,7 @@ def backup(tmp_path: Path) -> str:
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
     """The folder of a daemon that was killed while it held NEW: most of it is in the log."""
-    opened = store.open_folder(tmp_path / "live")
+    opened = opening.open_folder(tmp_path / "live")
     commit(opened, Ledger(), NEW)
     shutil.copytree(tmp_path / "live", tmp_path / "killed")
     opened.close()
@@ -169,7 +169,7 @@ def test_a_backup_older_than_what_was_acknowledged_of_a_missing_store_needs_the_
     backup: str, tmp_path: Path
 ):
     state = tmp_path / "first"
-    opened = store.open_folder(state)
+    opened = opening.open_folder(state)
     commit(opened, OLD, OLD.with_holding("z", holding("6")))
     opened.back_up(tmp_path / "newest")
     opened.close()
@@ -188,10 +188,10 @@ def test_what_open_vswitchs_threads_had_in_this_boot_outlives_a_restore(
     backup: str, tmp_path: Path
 ):
     state = tmp_path / "first"
-    opened = store.open_folder(state)
+    opened = opening.open_folder(state)
     opened.masks.keep({(7, (8, 9)): frozenset({0, 1})})
     opened.close()
     restoring.restore(state, backup, discard_claims=False)
-    opened = store.open_folder(state)
+    opened = opening.open_folder(state)
     assert opened.masks.load() == {(8, 9): {0, 1}}
     opened.close()

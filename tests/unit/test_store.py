@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import event_log, history, mask_store, schema, state_folder, store, write_log
+from epa_daemon import (
+    event_log,
+    history,
+    mask_store,
+    opening,
+    schema,
+    state_folder,
+    store,
+    write_log,
+)
 from epa_daemon.errors import CannotStart, StoreFailed, StoreRemoved
 from epa_daemon.ledger import Ledger, Policy, Pool
 from epa_daemon.peers import Peer
@@ -33,13 +42,13 @@ def commit(opened: store.Store, before: Ledger, after: Ledger) -> None:
 
 
 def filled(folder: Path, content: Ledger = FULL) -> None:
-    opened = store.open_folder(folder)
+    opened = opening.open_folder(folder)
     commit(opened, Ledger(), content)
     opened.close()
 
 
 def reopened(folder: Path) -> Ledger:
-    opened = store.open_folder(folder)
+    opened = opening.open_folder(folder)
     try:
         return opened.load()
     finally:
@@ -52,7 +61,7 @@ def test_what_is_committed_is_loaded(tmp_path: Path):
 
 
 def test_differences_are_written_and_nothing_else_is_touched(tmp_path: Path):
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     commit(opened, Ledger(), FULL)
     after = FULL.with_holding("a", holding("3-4", policy=Policy.LEGACY)).with_holding("b", None)
     after = after.with_pages((1, 2048), "a", 0).with_pages((0, 1048576), "c", 1)
@@ -62,7 +71,7 @@ def test_differences_are_written_and_nothing_else_is_touched(tmp_path: Path):
 
 
 def test_a_failing_commit_changes_nothing_and_the_next_one_works(tmp_path: Path):
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     commit(opened, Ledger(), FULL)
     bad = FULL.with_pages((0, 2048), "z", -5)
     with pytest.raises(StoreFailed):
@@ -91,7 +100,7 @@ def test_files_that_go_while_a_commit_is_written_leave_what_was_known_before(
 ):
     """And nothing is committed any more, even where they come back."""
     folder, aside = tmp_path / "state", tmp_path / "aside"
-    opened = store.open_folder(folder)
+    opened = opening.open_folder(folder)
     opened.load()
     commit(opened, Ledger(), FULL)
     after = FULL.with_holding("c", holding("9"))
@@ -107,7 +116,7 @@ def test_files_that_go_while_a_commit_is_written_leave_what_was_known_before(
     assert opened.committed == FULL
     opened.back_up(tmp_path / "backup")
     opened.close()
-    copy = store.open_file(tmp_path / "backup", tmp_path / "backup")
+    copy = opening.open_file(tmp_path / "backup", tmp_path / "backup")
     assert copy.load() == FULL
     assert copy.problems() == []
     assert {event.service for event in copy.log.read(10, None, None, None)} == {"a", "b"}
@@ -117,7 +126,7 @@ def test_files_that_go_while_a_commit_is_written_leave_what_was_known_before(
 def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(event_log, "KEPT_EVENTS", 10)
     monkeypatch.setattr(event_log, "_TRIM_EVERY", 1)
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     for _ in range(10):
         commit(opened, Ledger(), FULL)
         commit(opened, FULL, Ledger())
@@ -132,8 +141,8 @@ def test_events_say_who_and_what_and_are_bounded(tmp_path: Path, monkeypatch: py
 
 def test_a_second_process_is_refused_with_the_holder_named(tmp_path: Path):
     code = (
-        "import sys; from pathlib import Path; from epa_daemon import store\n"
-        "opened = store.open_folder(Path(sys.argv[1])); print('open', flush=True)\n"
+        "import sys; from pathlib import Path; from epa_daemon import opening\n"
+        "opened = opening.open_folder(Path(sys.argv[1])); print('open', flush=True)\n"
         "sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -144,7 +153,7 @@ def test_a_second_process_is_refused_with_the_holder_named(tmp_path: Path):
         assert other.stdout is not None
         assert other.stdout.readline() == b"open\n"
         with pytest.raises(CannotStart, match=rf"another daemon \(pid {other.pid}\)"):
-            store.open_folder(tmp_path)
+            opening.open_folder(tmp_path)
     assert reopened(tmp_path) == Ledger()
 
 
@@ -237,13 +246,13 @@ def test_a_store_that_is_not_sound_is_refused_and_left_alone(
 
 
 def test_a_log_without_its_store_is_refused(tmp_path: Path):
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     commit(opened, Ledger(), FULL)
     (tmp_path / state_folder.DATABASE).unlink()
     opened.close()
     (tmp_path / f"{state_folder.DATABASE}-wal").touch()
     with pytest.raises(CannotStart, match="is missing although its log"):
-        store.open_folder(tmp_path)
+        opening.open_folder(tmp_path)
 
 
 def test_a_copy_is_looked_at_without_touching(tmp_path: Path):
@@ -251,17 +260,17 @@ def test_a_copy_is_looked_at_without_touching(tmp_path: Path):
     scratch.mkdir()
     filled(state)
     before = (state / state_folder.DATABASE).read_bytes()
-    copy = store.open_copy(state, scratch)
+    copy = opening.open_copy(state, scratch)
     assert copy is not None
     assert copy.load() == FULL
     copy.close()
     assert (state / state_folder.DATABASE).read_bytes() == before
-    assert store.open_copy(tmp_path / "nothing", scratch) is None
+    assert opening.open_copy(tmp_path / "nothing", scratch) is None
 
 
 def test_a_store_of_the_first_version_keeps_everything_and_gets_what_is_new(tmp_path: Path):
     shutil.copy(STORES / "version-1.db", tmp_path / state_folder.DATABASE)
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     loaded = opened.load()
     assert {name: held.ranges for name, held in loaded.holdings.items()} == {
         "ceph-osd.0": "10-11",
@@ -272,7 +281,7 @@ def test_a_store_of_the_first_version_keeps_everything_and_gets_what_is_new(tmp_
     assert opened.masks.load() is None
     opened.masks.keep({(7, (8, 9)): frozenset({0, 1})})
     opened.close()
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     assert opened.masks.load() == {(8, 9): {0, 1}}
     assert opened.load() == loaded
     opened.close()
@@ -285,7 +294,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     steps = (*schema.STEPS[:1], "CREATE TABLE found_masks (x); CREATE TABLE events (y);")
     monkeypatch.setattr(schema, "STEPS", steps)
     with pytest.raises(CannotStart, match="already exists"):
-        store.open_folder(tmp_path)
+        opening.open_folder(tmp_path)
     gc.collect()
     with sqlite3.connect(tmp_path / state_folder.DATABASE) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
@@ -294,7 +303,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
 
 
 def test_masks_of_another_boot_are_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     opened.masks.keep({(7, (8, 9)): frozenset({0, 1})})
     monkeypatch.setattr(mask_store, "boot", lambda: "another")
     assert opened.masks.load() is None
@@ -302,7 +311,7 @@ def test_masks_of_another_boot_are_not_put_back(tmp_path: Path, monkeypatch: pyt
 
 
 def test_masks_that_are_forgotten_are_not_put_back(tmp_path: Path):
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     opened.masks.keep({})
     assert opened.masks.load() == {}
     opened.masks.forget()
@@ -314,7 +323,7 @@ def test_a_store_of_the_second_version_keeps_everything_and_its_claims_are_of_no
     tmp_path: Path,
 ):
     shutil.copy(STORES / "version-2.db", tmp_path / state_folder.DATABASE)
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     loaded = opened.load()
     assert {name: (held.ranges, held.policy) for name, held in loaded.holdings.items()} == {
         "ceph-osd.0": ("10-11", Policy.NON_PREEMPTIVE),
@@ -330,7 +339,7 @@ def test_a_store_of_the_second_version_keeps_everything_and_its_claims_are_of_no
     assert kept == 6
     commit(opened, loaded, loaded.with_holding("x", holding("6")).with_maker("x", "snap"))
     opened.close()
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     assert opened.load().made_by == {"x": "snap"}
     assert opened.problems() == []
     opened.close()
@@ -340,7 +349,7 @@ def test_makers_are_written_and_forgotten_with_the_claims(tmp_path: Path):
     made = FULL.with_maker("a", "nova").with_maker("b", "ceph")
     filled(tmp_path, made)
     assert reopened(tmp_path) == made
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     after = made.with_holding("b", None).without_idle_makers().with_maker("a", "")
     commit(opened, made, after)
     opened.close()
@@ -355,7 +364,7 @@ def test_a_maker_of_nothing_is_no_sound_ledger(tmp_path: Path):
 
 
 def test_problems_tells_of_a_store_that_says_something_else_than_the_ledger(tmp_path: Path):
-    opened = store.open_folder(tmp_path)
+    opened = opening.open_folder(tmp_path)
     commit(opened, Ledger(), FULL)
     assert opened.problems() == []
     connection = opened._connection  # pyright: ignore[reportPrivateUsage]
@@ -398,9 +407,9 @@ def test_a_store_that_is_missing_although_something_was_acknowledged_is_not_made
     (tmp_path / "scratch").mkdir()
     for _ in range(2):
         with pytest.raises(CannotStart, match=r"missing although .* move the whole state folder"):
-            store.open_folder(tmp_path)
+            opening.open_folder(tmp_path)
         with pytest.raises(CannotStart, match=r"missing although .* move the whole state folder"):
-            store.open_copy(tmp_path, tmp_path / "scratch")
+            opening.open_copy(tmp_path, tmp_path / "scratch")
     assert not (tmp_path / state_folder.DATABASE).exists()
 
 
@@ -415,7 +424,7 @@ def test_what_was_acknowledged_of_another_store_is_no_evidence(tmp_path: Path, v
 
 
 def commit_one(folder: Path) -> None:
-    opened = store.open_folder(folder)
+    opened = opening.open_folder(folder)
     loaded = opened.load()
     commit(opened, loaded, loaded.with_holding("y", holding("7")))
     opened.close()
@@ -427,14 +436,14 @@ def test_an_older_copy_of_the_same_store_is_evidence(tmp_path: Path):
     commit_one(tmp_path)
     (tmp_path / state_folder.DATABASE).write_bytes(older)
     with pytest.raises(CannotStart, match="older than what was acknowledged"):
-        store.open_folder(tmp_path)
+        opening.open_folder(tmp_path)
 
 
 def test_what_was_acknowledged_and_cannot_be_read_says_what_to_do(tmp_path: Path):
     filled(tmp_path)
     (tmp_path / "acknowledged").write_text("nonsense")
     with pytest.raises(CannotStart, match=r"cannot be read: .*; restore a backup .* remove it"):
-        store.open_folder(tmp_path)
+        opening.open_folder(tmp_path)
 
 
 def test_a_copy_beside_a_daemon_that_starts_and_commits_is_not_called_older(
@@ -451,7 +460,7 @@ def test_a_copy_beside_a_daemon_that_starts_and_commits_is_not_called_older(
         return copy
 
     monkeypatch.setattr(state_folder, "copy", meanwhile)
-    copy = store.open_copy(state, scratch)
+    copy = opening.open_copy(state, scratch)
     assert copy is not None
     assert copy.load() == FULL
     copy.close()

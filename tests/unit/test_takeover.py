@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from epa_daemon import store, takeover
+from epa_daemon import opening, takeover
 from epa_daemon.errors import CannotStart
 from epa_daemon.ledger import Ledger, Policy, Pool
 from tests.unit.scenes import held, holding, holding_all
@@ -37,14 +37,14 @@ class Deployment:
         self.file = self.data / "state.json"
 
     def start(self, prefer: takeover.Prefer | None = None) -> Ledger:
-        opened = store.open_folder(self.state)
+        opened = opening.open_folder(self.state)
         try:
             return takeover.run(self.data, self.state, opened, opened.load(), prefer)
         finally:
             opened.close()
 
     def holds(self, ledger: Ledger) -> None:
-        opened = store.open_folder(self.state)
+        opened = opening.open_folder(self.state)
         opened.commit(opened.load(), ledger, [])
         opened.close()
 
@@ -127,7 +127,7 @@ def test_a_corrupt_file_is_refused_and_nothing_is_touched(deployment: Deployment
     assert "\n" not in str(caught.value)
     assert deployment.file.stat().st_mtime_ns == before
     assert deployment.file.read_text() == content
-    opened = store.open_folder(deployment.state)
+    opened = opening.open_folder(deployment.state)
     assert opened.load() == Ledger()
     opened.close()
 
