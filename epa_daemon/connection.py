@@ -88,6 +88,16 @@ class Connection:
         """Bytes of a reply that the client has not taken yet."""
         return len(self._output)
 
+    def silent(self) -> bool:
+        """Whether the client has sent nothing yet, and has not closed either."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+        return False
+
     def on_readable(self) -> None:
         """Bytes may be here."""
         try:

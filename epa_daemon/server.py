@@ -15,6 +15,7 @@ import logging
 import select
 import socket
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from epa_daemon.connection import Connection, Submit
 
@@ -31,6 +32,26 @@ _PATIENCE_SECONDS = 0.2
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+@dataclass
+class Process:
+    """The connections of one process.
+
+    Attributes:
+        replaced: how many it lost to further ones of its own, up to `until`.
+    """
+
+    connections: set[Connection] = field(default_factory=set[Connection])
+    replaced: int = 0
+    until: float = 0.0
+
+    def crowded(self, now: float) -> bool:
+        """Whether it has all its places, and has just replaced as many."""
+        if now >= self.until:
+            self.replaced, self.until = 0, now + _PATIENCE_SECONDS
+        full = len(self.connections) >= MAX_OF_A_PROCESS
+        return full and self.replaced >= MAX_OF_A_PROCESS
+
+
 class Server:
     """Accepts connections on a listening socket and hands their requests to `submit`."""
 
@@ -39,7 +60,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self._listener = listener
         self._connections: set[Connection] = set()
-        self._of_process: dict[int, set[Connection]] = {}
+        self._of_process: dict[int, Process] = {}
         self._accepting = False
         self.closing = False
         self._sweeping = False
@@ -88,12 +109,16 @@ class Server:
             self._keep(Connection(self, accepted))
 
     def _keep(self, connection: Connection) -> None:
+        process = self._of_process.setdefault(connection.pid, Process())
+        if process.crowded(self.loop.time()) and connection.silent():
+            # It costs little, as it can come again as fast as it is turned away.
+            connection.close()
+            return
         self._connections.add(connection)
-        own = self._of_process.setdefault(connection.pid, set())
-        own.add(connection)
+        process.connections.add(connection)
         connection.on_readable()
-        if len(own) > MAX_OF_A_PROCESS and (longest := _longest_unused(own)):
-            longest.close()
+        if len(process.connections) > MAX_OF_A_PROCESS:
+            self._replace(process)
         if not self._sweeping and self._connections:
             self._sweeping = True
             self.loop.call_later(1, self._sweep)
@@ -111,6 +136,12 @@ class Server:
         self.pause()
         self.loop.call_later(_PATIENCE_SECONDS / 4, self.start)
         return False
+
+    def _replace(self, process: Process) -> None:
+        """Beyond its places, a process gives up the one that it uses least."""
+        if longest := _longest_unused(process.connections):
+            process.replaced += 1
+            longest.close()
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -149,10 +180,11 @@ class Server:
     def forget(self, connection: Connection) -> None:
         """A connection has closed; another one may come in."""
         self._connections.discard(connection)
-        own = self._of_process.get(connection.pid, set())
-        own.discard(connection)
-        if not own:
-            self._of_process.pop(connection.pid, None)
+        process = self._of_process.get(connection.pid)
+        if process:
+            process.connections.discard(connection)
+            if not process.connections:
+                del self._of_process[connection.pid]
         if len(self._connections) < MAX_CONNECTIONS:
             self.start()
 

@@ -171,6 +171,18 @@ def test_a_process_keeps_128_places_and_takes_them_from_nobody_but_itself(daemon
             assert json.loads(read_to_end(connection))["total_allocations"] == 0
 
 
+def test_a_process_that_takes_more_places_than_it_has_is_served_when_it_rests(daemon: Daemon):
+    with many(daemon, 128 + 128 + 300) as own:
+        time.sleep(0.3)
+        kept = set(own) - set(select.select(own, [], [], 0)[0])
+        assert len(kept) == 128
+        assert daemon.listing()["total_allocations"] == 0
+        with daemon.connect() as later:
+            time.sleep(0.1)
+            later.sendall(LIST)
+            assert json.loads(read_to_end(later))["total_allocations"] == 0
+
+
 def test_large_replies_that_nobody_reads_stay_within_bounds(make_daemon: MakeDaemon):
     daemon = make_daemon()
     ledger = Ledger()
