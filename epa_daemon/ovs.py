@@ -14,6 +14,7 @@ from pathlib import Path
 from epa_daemon import cpulist, threads
 from epa_daemon.affinity import Cpus, is_pmd
 from epa_daemon.committer import Committer
+from epa_daemon.errors import StoreInDoubt
 from epa_daemon.host import Host
 from epa_daemon.keeper import Keeper
 from epa_daemon.observer import Observer
@@ -109,6 +110,10 @@ class Ovs:
 
     def _submit(self, job: Callable[[], None], then: Callable[[], None] | None = None) -> None:
         def done(failure: Exception | None) -> None:
+            if isinstance(failure, StoreInDoubt):
+                # It must not go on by what may not be kept; the next start reads what is true.
+                logger.critical("Open vSwitch's threads: %s; check its disk", failure)
+                raise failure
             if failure:
                 text = "Open vSwitch's threads could not be looked after; please report this"
                 logger.error("%s", text, exc_info=failure)

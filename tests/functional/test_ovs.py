@@ -8,6 +8,7 @@ One CPU of this host is the general pool of a daemon that reads the real `/`.
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -264,3 +265,16 @@ def test_a_daemon_on_another_host_tree_leaves_this_hosts_threads_alone(
     assert daemon.ask("get_ovs_affinity")["switch"]["state"] == "another-host"
     daemon.ask("allocate_cores", service_name="a", num_of_cores=1)
     assert one.masks() == {"ovs-vswitchd": OURS}
+
+
+def test_nothing_is_moved_where_the_state_folder_is_gone(
+    daemon: Daemon, stand_in: Callable[..., StandIn]
+):
+    """What the threads had would be written to files that no start can find again."""
+    one = stand_in("ovs-vswitchd", "handler1")
+    grant(daemon)
+    shutil.rmtree(daemon.state)
+    switch(daemon, "1")
+    soon(lambda: "was removed or replaced under the daemon" in "".join(problems(daemon)))
+    assert set(one.masks().values()) == {OURS}
+    assert daemon.owners(pool="general") == {"a": str(CPU)}
