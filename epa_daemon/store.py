@@ -266,14 +266,15 @@ class Store:
     def return_to(self, folder: Path) -> None:
         """Make a state folder that is gone again, so that no start takes it for a new one.
 
+        Nor one that is empty, or that an earlier call could only half make.
+
         Raises:
             OSError: it cannot be made.
         """
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            return
-        acknowledged.leave(folder, self.word)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = (state_folder.DATABASE, acknowledged.NAME)
+        if not any(os.path.lexists(folder / name) for name in names):
+            acknowledged.leave(folder, self.word)
 
     def become_another(self) -> None:
         """Take a new id: what was acknowledged of the store so far is not said of this one.
