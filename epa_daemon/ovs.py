@@ -128,9 +128,16 @@ class Ovs:
         texts += self._keeper.problems.texts
         return [Problem(code="ovs-affinity", text=text) for text in texts]
 
-    def report(self) -> OvsAffinityReply:
-        """The switch, and every thread as it is now."""
+    def reporter(self) -> Callable[[], OvsAffinityReply]:
+        """Makes the report on the host of now.
+
+        It reads the files of every process of the host, so it is for the thread that commits.
+        """
         host, _ = self._observer.look()
+        return lambda: self._report(host)
+
+    def _report(self, host: Host) -> OvsAffinityReply:
+        """The switch, and every thread as it is now."""
         unreadable: dict[str, str] = {}
         found = threads.Finder().find(lambda path, error: unreadable.update({path: str(error)}))
         return OvsAffinityReply(
