@@ -75,12 +75,14 @@ def _line(word: Word) -> bytes:
 
 
 def leave(folder: Path, word: Word) -> None:
-    """Keep a word in a folder whose own is gone.
+    """Keep a word in a folder whose own is gone, whole or not at all.
 
     Raises:
         OSError: it is not kept.
     """
-    (folder / NAME).write_bytes(_line(word))
+    new = folder / f"{NAME}.new"
+    new.write_bytes(_line(word))
+    os.replace(new, folder / NAME)
 
 
 def read(folder: Path, shown: Path) -> Word | None:

@@ -3,9 +3,9 @@
 
 """Chores wait here for the thread that commits: it is given one at a time, and then a rest.
 
-So a change never waits for more than one of them, however many clients read the history. A
-connection waits for one answer at a time, so there are never more than connections; those whose
-client has gone make room before their turn.
+So a change never waits for more than one of them, however many clients read the history, or ask
+for the threads of Open vSwitch. A connection waits for one answer at a time, so there are never
+more than connections; those whose client has gone make room before their turn.
 """
 
 import asyncio
@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
 from epa_daemon.peers import Peer
-from epa_daemon.protocol import GetHistory
 from epa_daemon.replies import Reply, Respond
 
 # From so many on, and whenever they have doubled, those whose client has gone are dropped.
@@ -26,26 +24,25 @@ _MANY = 64
 # than this after a long one, a backup.
 _LONGEST_REST = 0.05
 
-Answer = Callable[[Chore], Reply]
+# Raises nothing.
+Answer = Callable[[], Reply]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    request: Chore
+    answer: Answer
     peer: Peer
     respond: Respond
 
 
 class ChoreQueue:
-    """Serves chores in their order, administrators' first; used from one event loop."""
+    """Serves chores in their order, urgent ones first; used from one event loop."""
 
-    def __init__(self, committer: Committer, answer: Answer):
-        """Chores are answered by `answer`, in the committer's thread; it raises nothing."""
+    def __init__(self, committer: Committer):
         self._committer = committer
-        self._answer = answer
         self._loop = asyncio.get_running_loop()
         self._urgent: collections.deque[_Waiting] = collections.deque()
-        self._pages: collections.deque[_Waiting] = collections.deque()
+        self._others: collections.deque[_Waiting] = collections.deque()
         self._many = _MANY
         self._running = False
         self._resting = False
@@ -55,23 +52,23 @@ class ChoreQueue:
         """Whether a chore has the store."""
         return self._running
 
-    def submit(self, request: Chore, peer: Peer, respond: Respond) -> None:
-        """Answer a chore when its turn comes."""
-        queue = self._pages if isinstance(request, GetHistory) else self._urgent
-        queue.append(_Waiting(request, peer, respond))
-        if len(self._pages) >= self._many:
+    def submit(self, answer: Answer, peer: Peer, respond: Respond, urgent: bool = False) -> None:
+        """Let a chore be answered, in the committer's thread, when its turn comes."""
+        queue = self._urgent if urgent else self._others
+        queue.append(_Waiting(answer, peer, respond))
+        if len(self._others) >= self._many:
             self._drop_closed()
         self._next()
 
     def _drop_closed(self) -> None:
-        for waiting in [w for w in self._pages if w.peer.has_closed()]:
-            self._pages.remove(waiting)
+        for waiting in [w for w in self._others if w.peer.has_closed()]:
+            self._others.remove(waiting)
             waiting.respond(None)
-        self._many = max(_MANY, 2 * len(self._pages))
+        self._many = max(_MANY, 2 * len(self._others))
 
     def _next(self) -> None:
         while not (self._running or self._resting):
-            queue = self._urgent or self._pages
+            queue = self._urgent or self._others
             if not queue:
                 return
             waiting = queue.popleft()
@@ -88,7 +85,7 @@ class ChoreQueue:
         def work() -> None:
             nonlocal took
             started = time.monotonic()
-            replies.append(self._answer(waiting.request))
+            replies.append(waiting.answer())
             took = time.monotonic() - started
 
         def done(_: Exception | None) -> None:

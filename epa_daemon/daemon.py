@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from epa_daemon import listener, opening, pools, preflight, state_folder, takeover
+from epa_daemon import listener, lost_folder, opening, pools, preflight, state_folder, takeover
 from epa_daemon.committer import Committer
 from epa_daemon.engine import Engine
 from epa_daemon.errors import CannotStart
@@ -53,6 +53,7 @@ def run(settings: Settings) -> None:
 
 def _run(settings: Settings) -> None:
     preflight.check_folders(settings)
+    lost_folder.refuse(settings.state, settings.socket)
     opened = opening.open_folder(settings.state)
     try:
         # Before the import: the older daemon may still be running on the file.
@@ -166,6 +167,7 @@ def take_over(settings: Settings, prefer: Prefer) -> bool:
             understood.
     """
     preflight.check_folders(settings)
+    lost_folder.refuse(settings.state, settings.socket)
     opened = opening.open_folder(settings.state)
     try:
         listener.check(settings.socket)

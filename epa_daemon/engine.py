@@ -42,6 +42,7 @@ from epa_daemon.protocol import (
     AllocateHugepages,
     CpuRequest,
     GetHealth,
+    GetHistory,
     GetMemoryInfo,
     GetOvsAffinity,
     GetTopology,
@@ -108,7 +109,7 @@ class Engine:
         self._working = False
         self._commit_started: float | None = None
         self._committer = committer
-        self._chores = ChoreQueue(committer, self._answer)
+        self._chores = ChoreQueue(committer)
         self._store_error: str | None = None
         self._started = time.monotonic()
 
@@ -132,13 +133,19 @@ class Engine:
         if isinstance(request, Change):
             self._queue.append(_Waiting(request, peer, respond))
             self._work()
-        elif isinstance(request, Chore):
-            self._chores.submit(request, peer, respond)
+        elif isinstance(request, Chore | GetOvsAffinity):
+            # Whoever reads page after page, or all of /proc, waits for administrators.
+            urgent = not isinstance(request, GetHistory | GetOvsAffinity)
+            self._chores.submit(self._chore(request), peer, respond, urgent)
         else:
             respond(_guarded(lambda: self._read(request)))
 
-    def _answer(self, request: Chore) -> Reply:
-        return _guarded(lambda: chores.answer(request, self._store, self._state))
+    def _chore(self, request: Chore | GetOvsAffinity) -> Callable[[], Reply]:
+        if isinstance(request, GetOvsAffinity):
+            # The look is the loop's.
+            report = self._ovs.reporter() if self._ovs else elsewhere
+            return lambda: _guarded(report)
+        return lambda: _guarded(lambda: chores.answer(request, self._store, self._state))
 
     def _read(self, request: Request) -> Reply:
         host, rules = self._observer.look(isinstance(request, GetMemoryInfo | GetHealth))
@@ -151,8 +158,6 @@ class Engine:
                 return reports.topology_map(host, self._ledger, rules)
             case GetHealth():
                 return self._health(host, rules)
-            case GetOvsAffinity():
-                return self._ovs.report() if self._ovs else elsewhere()
             case _:
                 raise TypeError(f"unexpected request: {type(request).__name__}")
 

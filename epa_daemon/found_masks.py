@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from epa_daemon import affinity, mover, threads
 from epa_daemon.affinity import Cpus, Key, Thread
-from epa_daemon.errors import StoreFailed
+from epa_daemon.errors import StoreFailed, StoreRemoved
 from epa_daemon.mask_store import Masks, MaskStore
 from epa_daemon.problems import Problems
 from epa_daemon.threads import Process
@@ -56,7 +56,11 @@ class FoundMasks:
         return True
 
     def keep(self, seen: Seen) -> bool:
-        """Whether it is durable what to put back; nothing may be changed before."""
+        """Whether it is durable what to put back; nothing may be changed before.
+
+        Raises:
+            StoreInDoubt: only the next start can tell.
+        """
         if not self.load():
             return False
         self._pending = None
@@ -72,7 +76,7 @@ class FoundMasks:
         }
         try:
             self._store.keep(found)
-        except StoreFailed as error:
+        except (StoreFailed, StoreRemoved) as error:
             text = f"cannot keep the masks that Open vSwitch's threads have: {error}"
             self._problems.note("store", f"{text}; they are left alone until it can")
             return False
@@ -118,6 +122,9 @@ class FoundMasks:
         """Put back all masks; threads that came later get that of pid 1.
 
         Those that refuse are tried again by the next call.
+
+        Raises:
+            StoreInDoubt: only the next start can tell whether it will do so once more.
         """
         self._refused, self._done, self._unread = set[Key](), set[int](), False
         mover.until_none_is_left(processes, lambda p: self._puts_back(p, p in left_alone))
@@ -163,7 +170,7 @@ class FoundMasks:
     def _forget(self) -> None:
         try:
             self._store.forget()
-        except StoreFailed as error:
+        except (StoreFailed, StoreRemoved) as error:
             text = f"it cannot be kept that Open vSwitch's threads have their masks back: {error}"
             self._problems.note("store", text)
             return

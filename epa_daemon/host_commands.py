@@ -196,8 +196,8 @@ def _takeover(asked: argparse.Namespace) -> int:
 
     logs.configure("info")
     chosen = Settings(Path("/"), asked.data, asked.state)
-    there = daemon.take_over(chosen, asked.prefer)
-    ownership.hand_over(asked.state)
+    with ownership.handed_over(asked.state):
+        there = daemon.take_over(chosen, asked.prefer)
     if not there:
         print(f"there is no old state in {asked.data}; nothing to do")
     return 0
@@ -232,8 +232,8 @@ def _restore(asked: argparse.Namespace) -> int:
 
     _require_access(asked.state)
     lost_folder.refuse(asked.state, asked.data / settings.SOCKET_NAME)
-    done = restoring.restore(asked.state, asked.file, asked.discard_claims)
-    ownership.hand_over(asked.state)
+    with ownership.handed_over(asked.state):
+        done = restoring.restore(asked.state, asked.file, asked.discard_claims)
     reply = {
         "services": done.services,
         "kept": str(done.kept) if done.kept else None,
@@ -264,11 +264,12 @@ def _verify(asked: argparse.Namespace) -> int:
 
 
 def _repair(asked: argparse.Namespace) -> int:
-    from epa_daemon import inspection, ownership
+    from epa_daemon import inspection, lost_folder, ownership
 
     _require_access(asked.state)
-    inspection.release_unusable(asked.state, asked.release)
-    ownership.hand_over(asked.state)
+    lost_folder.refuse(asked.state, asked.data / settings.SOCKET_NAME)
+    with ownership.handed_over(asked.state):
+        inspection.release_unusable(asked.state, asked.release)
     _print(asked, {"released": json.loads(asked.release)}, f"released {asked.release}")
     return 0
 

@@ -14,20 +14,28 @@ from epa_daemon.state_folder import DaemonRunning
 _PATIENCE = 5.0
 
 
+class FolderLost(DaemonRunning):
+    """The daemon that runs has all that the folder had; a store that is made there has not."""
+
+
 def refuse(state: Path, path: Path) -> None:
     """Check that no daemon runs on a state folder whose lock nobody has.
 
-    Its word is taken where it is root's or this user's: others may put a socket there.
+    For all who read, make or change a store there, before they do. The daemon's word is taken
+    where it is root's or this user's: others may put a socket there.
 
     Args:
         state: the folder.
         path: the socket.
 
     Raises:
-        DaemonRunning: one does; it has all that the folder had.
+        FolderLost: one does.
     """
-    if state_folder.in_use(state):
-        return
+    try:
+        if state_folder.in_use(state):
+            return
+    except OSError:
+        return  # Whoever wants to use it says why that cannot be.
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_PATIENCE)
         try:
@@ -42,7 +50,7 @@ def refuse(state: Path, path: Path) -> None:
     except epa_client.EpaError:
         return
     if there and Path(there).absolute() == state.absolute():
-        raise DaemonRunning(
+        raise FolderLost(
             f"a daemon (pid {peer.pid}) runs whose state folder {state} was removed or replaced; "
             "save what it knows (epa-orchestrator backup FILE), and stop it first",
             peer.pid,

@@ -7,9 +7,9 @@ They outlive the daemon, so that one that was killed knows after its restart wha
 They do not outlive the boot in which they were found: thread numbers start anew with it.
 """
 
-import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from epa_daemon import cpulist
@@ -30,8 +30,14 @@ def boot() -> str:
 class MaskStore:
     """What is kept in the tables `found_masks` and `changed_masks_since`."""
 
-    def __init__(self, connection: sqlite3.Connection):
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        transaction: Callable[[], AbstractContextManager[None]],
+    ):
+        """`transaction` makes durable what is written within, as `Store.commit` does."""
         self._connection = connection
+        self._transaction = transaction
 
     def load(self) -> Masks | None:
         """What was found when this boot's masks were first changed; None if they are unchanged.
@@ -55,7 +61,8 @@ class MaskStore:
             masks: by pid, and thread with its start.
 
         Raises:
-            StoreFailed: it is not; nothing may be changed then.
+            StoreFailed, StoreRemoved: it is not; nothing may be changed then.
+            StoreInDoubt: it may be, or may not.
         """
         rows = [
             (pid, tid, start, cpulist.format_ranges(mask))
@@ -71,7 +78,8 @@ class MaskStore:
         """All is put back.
 
         Raises:
-            StoreFailed: it is still kept, and would be put back again.
+            StoreFailed, StoreRemoved: it is still kept, and would be put back again.
+            StoreInDoubt: it may be.
         """
         self._replace(None, [])
 
@@ -92,22 +100,16 @@ class MaskStore:
         """Keep what another store has kept.
 
         Raises:
-            StoreFailed: it is not kept.
+            StoreFailed, StoreRemoved: it is not kept.
+            StoreInDoubt: it may be.
         """
         self._replace(*kept)
 
     def _replace(self, since: str | None, rows: Rows) -> None:
         execute = self._connection.execute
-        try:
-            execute("BEGIN IMMEDIATE")
+        with self._transaction():
             execute("DELETE FROM found_masks")
             execute("DELETE FROM changed_masks_since")
             if since is not None:
                 execute("INSERT INTO changed_masks_since VALUES (?)", (since,))
             self._connection.executemany("INSERT INTO found_masks VALUES (?, ?, ?, ?)", rows)
-            execute("COMMIT")
-        except sqlite3.Error as error:
-            # SQLite rolls back by itself on some errors, and then there is nothing to roll back.
-            with contextlib.suppress(sqlite3.Error):
-                execute("ROLLBACK")
-            raise StoreFailed(str(error)) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from epa_daemon import cpulist, threads
 from epa_daemon.affinity import Cpus, is_pmd
 from epa_daemon.committer import Committer
+from epa_daemon.errors import StoreInDoubt
 from epa_daemon.host import Host
 from epa_daemon.keeper import Keeper
 from epa_daemon.observer import Observer
@@ -109,6 +110,10 @@ class Ovs:
 
     def _submit(self, job: Callable[[], None], then: Callable[[], None] | None = None) -> None:
         def done(failure: Exception | None) -> None:
+            if isinstance(failure, StoreInDoubt):
+                # It must not go on by what may not be kept; the next start reads what is true.
+                logger.critical("Open vSwitch's threads: %s; check its disk", failure)
+                raise failure
             if failure:
                 text = "Open vSwitch's threads could not be looked after; please report this"
                 logger.error("%s", text, exc_info=failure)
@@ -123,9 +128,16 @@ class Ovs:
         texts += self._keeper.problems.texts
         return [Problem(code="ovs-affinity", text=text) for text in texts]
 
-    def report(self) -> OvsAffinityReply:
-        """The switch, and every thread as it is now."""
+    def reporter(self) -> Callable[[], OvsAffinityReply]:
+        """Makes the report on the host of now.
+
+        It reads the files of every process of the host, so it is for the thread that commits.
+        """
         host, _ = self._observer.look()
+        return lambda: self._report(host)
+
+    def _report(self, host: Host) -> OvsAffinityReply:
+        """The switch, and every thread as it is now."""
         unreadable: dict[str, str] = {}
         found = threads.Finder().find(lambda path, error: unreadable.update({path: str(error)}))
         return OvsAffinityReply(

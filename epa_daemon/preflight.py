@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from epa_daemon import listener, opening, pools, state_folder, takeover
+from epa_daemon import listener, lost_folder, opening, pools, state_folder, takeover
 from epa_daemon.errors import CannotStart
 from epa_daemon.host import HostReader
 from epa_daemon.ledger import Ledger
@@ -27,12 +27,13 @@ def check(settings: Settings) -> list[Problem]:
     ledger = Ledger()
     try:
         check_folders(settings)
+        lost_folder.refuse(settings.state, settings.socket)
         ledger = stored_ledger(settings)
         listener.check(settings.socket)
-    except state_folder.DaemonRunning:
-        pass
     except CannotStart as error:
-        problems.append(Problem(code="cannot-start", text=str(error)))
+        running = isinstance(error, state_folder.DaemonRunning)
+        if not running or isinstance(error, lost_folder.FolderLost):
+            problems.append(Problem(code="cannot-start", text=str(error)))
     try:
         options = settings.options.kept()
         host = HostReader(settings.root).read()

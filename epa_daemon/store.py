@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Store:
         self._told = told
         self._files = state_folder.identities(path) if told else None
         self.id, self.generation, self._sum = _seal(connection, path)
-        self.masks = MaskStore(connection)
+        self.masks = MaskStore(connection, self._transaction)
         self.log = EventLog(connection)
         self._committed: Ledger | None = None
         self._gone = False
@@ -121,11 +121,8 @@ class Store:
             StoreRemoved: so it is, as the files went meanwhile; the store is still read as it was
                 before, and nothing is committed any more.
         """
-        if self._removed():
-            raise StoreFailed(f"{self._path} or its log {_REMOVED}")
         generation, total = self.generation + 1, self._sum_after(before, after)
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._transaction(lambda: self._leave_out(before, after, len(events))):
             ledger_rows.write(self._connection, before, after)
             self.log.write(events)
             self._connection.execute(
@@ -136,15 +133,31 @@ class Store:
                     "INSERT INTO imports VALUES (?, ?, ?)",
                     (imported.sha256, imported.updated_at, history.timestamp()),
                 )
+        self.generation, self._sum, self._committed = generation, total, after
+        self._acknowledge()
+
+    @contextlib.contextmanager
+    def _transaction(self, leave_out: Callable[[], None] = lambda: None) -> Generator[None]:
+        """Make all that is written within durable at the end, or nothing of it.
+
+        Args:
+            leave_out: takes back what was committed to files that went meanwhile.
+
+        Raises:
+            StoreFailed, StoreInDoubt, StoreRemoved: as `commit`.
+        """
+        if self._removed():
+            raise StoreFailed(f"{self._path} or its log {_REMOVED}")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
             self._connection.execute("COMMIT")
         except Exception as error:
             self._roll_back(error)
             raise StoreFailed(str(error)) from error
         if self._removed():
-            self._leave_out(before, after, len(events))
+            leave_out()
             raise self._lost()
-        self.generation, self._sum, self._committed = generation, total, after
-        self._acknowledge()
 
     def _roll_back(self, failure: Exception) -> None:
         """Whatever it was, nothing may be granted on the strength of it."""
@@ -253,14 +266,15 @@ class Store:
     def return_to(self, folder: Path) -> None:
         """Make a state folder that is gone again, so that no start takes it for a new one.
 
+        Nor one that is empty, or that an earlier call could only half make.
+
         Raises:
             OSError: it cannot be made.
         """
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            return
-        acknowledged.leave(folder, self.word)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = (state_folder.DATABASE, acknowledged.NAME)
+        if not any(os.path.lexists(folder / name) for name in names):
+            acknowledged.leave(folder, self.word)
 
     def become_another(self) -> None:
         """Take a new id: what was acknowledged of the store so far is not said of this one.

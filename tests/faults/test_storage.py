@@ -33,14 +33,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = disks.build(tmp_path_factory.mktemp("disk") / "failing_disk.so")
-    if built is None:
-        pytest.skip("a C compiler is not installed")
-    return built
-
-
 def made(make_daemon: MakeDaemon, library: Path) -> tuple[Daemon, Disk]:
     daemon = make_daemon(stories.HOST, cpu_pool=stories.GENERAL)
     disk = disks.put_under(daemon, library)

@@ -8,6 +8,8 @@ One CPU of this host is the general pool of a daemon that reads the real `/`.
 
 import contextlib
 import os
+import select
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.daemons import Daemon
+from tests.functional.daemons import Daemon, read_to_end
 
 STAND_IN = Path(__file__).parents[1] / "stand_in.py"
 OURS = frozenset(os.sched_getaffinity(0))
@@ -253,6 +255,23 @@ def test_the_command_shows_every_thread(daemon: Daemon, stand_in: Callable[..., 
     assert pmd[4:6] == ["-", str(CPU)]
 
 
+def test_who_asks_for_every_thread_keeps_others_from_nothing(
+    daemon: Daemon, stand_in: Callable[..., StandIn]
+):
+    """Whoever asks after them for something else has it before they all have theirs."""
+    stand_in("ovs-vswitchd", *(f"handler{n}" for n in range(60)))
+    with contextlib.ExitStack() as stack:
+        asking = [stack.enter_context(daemon.connect()) for _ in range(100)]
+        for connection in asking:
+            connection.sendall(b'{"version":"1.0","action":"get_ovs_affinity"}\n')
+        grant(daemon)
+        assert daemon.owners(pool="general") == {"a": str(CPU)}
+        waiting = set(asking) - set(select.select(asking, [], [], 0)[0])
+        assert waiting
+        for connection in asking:
+            assert b"handler59" in read_to_end(connection)
+
+
 def test_a_daemon_on_another_host_tree_leaves_this_hosts_threads_alone(
     make_daemon: Callable[..., Daemon], stand_in: Callable[..., StandIn]
 ):
@@ -264,3 +283,16 @@ def test_a_daemon_on_another_host_tree_leaves_this_hosts_threads_alone(
     assert daemon.ask("get_ovs_affinity")["switch"]["state"] == "another-host"
     daemon.ask("allocate_cores", service_name="a", num_of_cores=1)
     assert one.masks() == {"ovs-vswitchd": OURS}
+
+
+def test_nothing_is_moved_where_the_state_folder_is_gone(
+    daemon: Daemon, stand_in: Callable[..., StandIn]
+):
+    """What the threads had would be written to files that no start can find again."""
+    one = stand_in("ovs-vswitchd", "handler1")
+    grant(daemon)
+    shutil.rmtree(daemon.state)
+    switch(daemon, "1")
+    soon(lambda: "was removed or replaced under the daemon" in "".join(problems(daemon)))
+    assert set(one.masks().values()) == {OURS}
+    assert daemon.owners(pool="general") == {"a": str(CPU)}

@@ -280,6 +280,32 @@ def test_a_daemon_whose_state_folder_is_gone_is_saved_from(daemon: Daemon, way: 
     assert daemon.start().owners() == HELD
 
 
+@pytest.mark.parametrize("way", ["gone", "empty", "replaced"])
+def test_nothing_is_begun_beside_a_daemon_whose_state_folder_is_gone(daemon: Daemon, way: str):
+    """A store that is made or changed there would take the place of what the daemon knows."""
+    if way == "replaced":
+        shutil.copytree(daemon.state, daemon.folder / "aside")
+    shutil.rmtree(daemon.state)
+    if way == "empty":
+        daemon.state.mkdir(mode=0o700)
+    elif way == "replaced":
+        (daemon.folder / "aside").rename(daemon.state)
+    there = contents(daemon.state) if daemon.state.exists() else None
+    text = f"a daemon (pid {daemon.pid}) runs whose state folder"
+    for arguments in (["repair", "--release", '"a\\u0000"'], ["takeover", "--prefer", "new"]):
+        assert text in fails(daemon, *arguments, code=78)
+    for arguments in ([], ["--check"]):
+        done = daemon.run(*arguments)
+        assert done.returncode == 78
+        assert text in done.stdout + done.stderr
+    assert (contents(daemon.state) if daemon.state.exists() else None) == there
+    assert daemon.owners() == HELD
+    if way != "replaced":
+        does(daemon, "backup", str(daemon.folder / "saved"))
+        daemon.kill()
+        assert "is missing although changes were acknowledged" in daemon.run().stderr
+
+
 def test_verify_of_a_damaged_a_missing_and_a_newer_store(daemon: Daemon):
     daemon.stop()
     path = daemon.state / "ledger.db"
@@ -429,3 +455,31 @@ def test_a_restore_by_root_leaves_the_store_to_the_daemons_user(
     does(daemon, "restore", str(tmp_path / "saved"))
     assert {path.stat().st_uid for path in daemon.state.iterdir()} == {NOBODY}
     assert daemon.start().owners() == {"a": "2-3"}
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["restore", "takeover", "repair"])
+def test_what_root_begins_and_does_not_do_keeps_the_daemons_user_from_nothing(
+    make_daemon: MakeDaemon, name: str
+):
+    daemon = make_daemon()
+    for folder in (daemon.folder, daemon.data, daemon.state):
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, NOBODY, -1)
+    arguments = daemon.command()[3:]
+    daemon.command = lambda *_: as_user(NOBODY, *arguments)
+    no_backup = daemon.folder / "no-backup"
+    no_backup.write_text("7")
+    match name:
+        case "restore":
+            fails(daemon, "restore", str(no_backup))
+        case "takeover":
+            (daemon.data / "state.json").write_text("7")
+            fails(daemon, "takeover", "--prefer", "new", code=78)
+            (daemon.data / "state.json").unlink()
+        case _:
+            daemon.start().stop()
+            (daemon.state / "lock").unlink()
+            fails(daemon, "repair", "--release", '"nobody"')
+    assert {path.stat().st_uid for path in daemon.state.iterdir()} <= {NOBODY}
+    assert daemon.start().owners() == {}

@@ -8,10 +8,8 @@ import socket
 import threading
 
 from epa_daemon.chore_queue import ChoreQueue
-from epa_daemon.chores import Chore
 from epa_daemon.committer import Committer
 from epa_daemon.peers import Peer
-from epa_daemon.protocol import Backup, GetHistory
 from epa_daemon.replies import Reply
 
 ROOT = Peer(1, 0, 0)
@@ -24,16 +22,19 @@ class Desk:
         self.done: list[str] = []
         self.may_go_on = threading.Event()
         self.committer = Committer()
-        self.queue = ChoreQueue(self.committer, self._answer)
+        self.queue = ChoreQueue(self.committer)
         self.replies: list[Reply | None] = []
 
-    def _answer(self, request: Chore) -> Reply:
-        self.may_go_on.wait(20)
-        self.done.append(type(request).__name__)
-        return Reply()
+    def ask(self, name: str, peer: Peer = ROOT, urgent: bool = False) -> None:
+        def answer() -> Reply:
+            self.may_go_on.wait(20)
+            self.done.append(name)
+            return Reply()
+
+        self.queue.submit(answer, peer, self.replies.append, urgent)
 
     def read(self, peer: Peer = ROOT) -> None:
-        self.queue.submit(GetHistory(), peer, self.replies.append)
+        self.ask("page", peer)
 
     def commit(self) -> None:
         self.committer.submit(lambda: self.done.append("commit"), lambda _: None)
@@ -54,7 +55,7 @@ def test_a_commit_waits_for_one_chore_at_most():
         desk.may_go_on.set()
         return await desk.until(6)
 
-    assert asyncio.run(play()) == ["GetHistory", "commit", *["GetHistory"] * 4]
+    assert asyncio.run(play()) == ["page", "commit", *["page"] * 4]
 
 
 def test_an_administrators_chore_comes_before_pages_of_history():
@@ -62,11 +63,11 @@ def test_an_administrators_chore_comes_before_pages_of_history():
         desk = Desk()
         for _ in range(3):
             desk.read()
-        desk.queue.submit(Backup(), ROOT, desk.replies.append)
+        desk.ask("backup", urgent=True)
         desk.may_go_on.set()
         return await desk.until(4)
 
-    assert asyncio.run(play()) == ["GetHistory", "Backup", "GetHistory", "GetHistory"]
+    assert asyncio.run(play()) == ["page", "backup", "page", "page"]
 
 
 def test_nothing_is_done_for_clients_that_have_gone_and_they_keep_no_place():
@@ -88,7 +89,7 @@ def test_nothing_is_done_for_clients_that_have_gone_and_they_keep_no_place():
 
     dismissed, done, replies = asyncio.run(play())
     assert dismissed > 100
-    assert (done, replies) == (["GetHistory"] * 2, 200)
+    assert (done, replies) == (["page"] * 2, 200)
 
 
 def test_whoever_closes_the_store_can_see_that_it_is_in_use():
