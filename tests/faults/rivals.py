@@ -126,7 +126,9 @@ class Known:
             if "error" not in reply:
                 self._judge(service, reply, asked)
             if service not in COMMON:
-                self._keep(service, stories.after(Step(request, reply), self._before(service)), now)
+                self._keep(
+                    service, stories.after(Step(request, reply), self._before(service)), now
+                )
 
     def _before(self, service: str) -> Held:
         return self._held.get(service, stories.NOTHING)

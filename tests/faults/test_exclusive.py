@@ -45,7 +45,7 @@ def replay(daemon: Daemon, seen_until: int) -> tuple[int, int]:
     """
     columns = "id, at, action, requested_for, service, subject, before, after"
     with contextlib.closing(sqlite3.connect(daemon.state / state_folder.DATABASE)) as store:
-        asked = f"SELECT {columns} FROM events WHERE subject LIKE 'cpus %' ORDER BY id"  # noqa: S608
+        asked = f"SELECT {columns} FROM events WHERE subject LIKE 'cpus %' ORDER BY id"
         rows = store.execute(asked).fetchall()
     held: dict[str, str] = {}
     reclaims = 0
