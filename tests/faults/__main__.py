@@ -21,7 +21,7 @@ from tests.faults.attacks import GROUP
 from tests.faults.promises import PROMISES, Promise
 
 PROJECT = Path(__file__).parents[2]
-FAULTS = "tests/faults"
+LONGEST = ("test_fuzz.py", "test_power_cut.py")
 PAGE = PROJECT / "docs/explanation/promises.md"
 _BEGIN, _END = "<!-- begin: make trust -->", "<!-- end: make trust -->"
 # Added up over the runs of a test; of these, the largest is what counts.
@@ -73,11 +73,14 @@ def _phases(quick: bool) -> list[list[str]]:
     Hostile clients stay on one worker, one after the other; in the full run they have the machine
     alone.
     """
-    hostile = f"{FAULTS}/test_hostile.py"
-    longest = [f"{FAULTS}/test_fuzz.py", f"{FAULTS}/test_power_cut.py"]
-    others = [test for test in _functional_tests() if "test_hostile" not in test]
-    shared = ["-n2", "--dist", "loadgroup", *longest, FAULTS, *others]
-    return [shared] if quick else [[*shared, f"--ignore={hostile}"], [hostile]]
+    hostile = "tests/faults/test_hostile.py"
+    files = sorted(path.name for path in (PROJECT / "tests/faults").glob("test_*.py"))
+    files.sort(key=lambda name: name not in LONGEST)
+    chosen = [*(f"tests/faults/{name}" for name in files), *_functional_tests()]
+    workers = ["-n2", "--dist", "loadgroup"]
+    if quick:
+        return [[*workers, *chosen]]
+    return [[*workers, *(test for test in chosen if test != hostile)], [hostile]]
 
 
 def _functional_tests() -> list[str]:
