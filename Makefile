@@ -12,7 +12,7 @@ demo: .venv/.installed ## Run the daemon on a recorded host and play what its cl
 test: .venv/.installed ## Pass the tests
 	$(BIN)/python -m pytest
 
-trust: .venv/.installed ## Try to break every promise (over an hour; --quick: some minutes; root for all)
+trust: .venv/.installed ## Try to break every promise (under an hour; --quick: some minutes; root for all)
 	UV_PROJECT_ENVIRONMENT=.venv $(BIN)/uv sync --quiet --frozen --inexact --group fuzz
 	$(BIN)/python -m tests.faults $(TRUST_OPTIONS)
 

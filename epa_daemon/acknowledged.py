@@ -3,15 +3,18 @@
 
 """The last generation of the store that a client was told of, in a file of its own.
 
-It names the store too: what another one has told says nothing about this one. It is written
-without a sync, so a power cut may leave an older generation; never a newer one, as the store's own
-sync comes first. A store that is older than it has lost something.
+It names the store too: what another one has told says nothing about this one. A sum keeps a
+flipped bit from making it the word of another. It is written without a sync, so a power cut may
+leave an older generation; never a newer one, as the store's own sync comes first. A store that is
+older than it has lost something.
 """
 
 import contextlib
 import errno
 import logging
 import os
+import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from epa_daemon.errors import CannotStart
 logger = logging.getLogger(__name__)
 
 NAME = "acknowledged"
+_LINE = re.compile("(([0-9a-f]{32}) ([0-9]{20}))(?: ([0-9a-f]{8}))?")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -71,7 +75,20 @@ class Acknowledged:
 
 def _line(word: Word) -> bytes:
     # Always as long: a shorter one would leave the end of a longer one.
-    return f"{word.store:32} {word.generation:020}\n".encode()
+    said = f"{word.store} {word.generation:020}"
+    return f"{said} {_sum(said)}\n".encode()
+
+
+def _sum(said: str) -> str:
+    return f"{zlib.crc32(said.encode()):08x}"
+
+
+def _word(line: str) -> Word:
+    found = _LINE.fullmatch(line)
+    # The line had no sum at first.
+    if not found or found[4] not in (None, _sum(found[1])):
+        raise ValueError("it is not what the daemon wrote")
+    return Word(found[2], int(found[3]))
 
 
 def leave(folder: Path, word: Word) -> None:
@@ -97,10 +114,7 @@ def read(folder: Path, shown: Path) -> Word | None:
     """
     try:
         text = (folder / NAME).read_bytes().strip(b"\0\n ").decode("ascii")
-        if not text:
-            return None
-        store, generation = text.split()
-        return Word(store, int(generation))
+        return _word(text) if text else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.faults.attacks import GROUP
 from tests.faults.promises import PROMISES, Promise
 
 PROJECT = Path(__file__).parents[2]
+LONGEST = ("test_fuzz.py", "test_power_cut.py")
 PAGE = PROJECT / "docs/explanation/promises.md"
 _BEGIN, _END = "<!-- begin: make trust -->", "<!-- end: make trust -->"
 # Added up over the runs of a test; of these, the largest is what counts.
@@ -66,13 +68,19 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _phases(quick: bool) -> list[list[str]]:
-    """What runs side by side. In the full run the hostile clients have the machine alone."""
+    """What runs side by side, on two workers, the longest first.
+
+    Hostile clients stay on one worker, one after the other; in the full run they have the machine
+    alone.
+    """
     hostile = "tests/faults/test_hostile.py"
-    others = [test for test in _functional_tests() if "test_hostile" not in test]
+    files = sorted(path.name for path in (PROJECT / "tests/faults").glob("test_*.py"))
+    files.sort(key=lambda name: name not in LONGEST)
+    chosen = [*(f"tests/faults/{name}" for name in files), *_functional_tests()]
+    workers = ["-n2", "--dist", "loadgroup"]
     if quick:
-        return [["-n2", "--dist", "loadfile", "tests/faults", *others]]
-    apart = ["-n2", "--dist", "loadfile", "tests/faults", f"--ignore={hostile}", *others]
-    return [apart, [hostile]]
+        return [[*workers, *chosen]]
+    return [[*workers, *(test for test in chosen if test != hostile)], [hostile]]
 
 
 def _functional_tests() -> list[str]:
@@ -90,7 +98,9 @@ def _run(chosen: list[str], tally: Path, quick: bool, number: int) -> dict[str, 
         kinds = {child.tag for child in case}
         path = case.attrib["classname"].replace(".", "/") + ".py"
         outcome = "failed" if kinds & {"failure", "error"} else "passed"
-        outcomes[f"{path}::{case.attrib['name']}"] = "skipped" if "skipped" in kinds else outcome
+        # A test of a group has its name at the end.
+        name = case.attrib["name"].removesuffix(f"@{GROUP}")
+        outcomes[f"{path}::{name}"] = "skipped" if "skipped" in kinds else outcome
     report.unlink()
     return outcomes
 

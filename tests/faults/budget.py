@@ -16,6 +16,7 @@ class Budget:
         flips: bits that are turned over in the store's files.
         cuts: power cuts.
         fuzz_seconds: of each fuzzer.
+        rival_seconds: for which clients fight over CPUs.
         host_changes: changes of the host between two looks.
         closes: connections that end early; the other hostile clients are as many in either run.
     """
@@ -27,9 +28,10 @@ class Budget:
     flips: int
     host_changes: int
     fuzz_seconds: int
+    rival_seconds: int
     closes: int
 
 
-QUICK = Budget(1, 40, 5, 12, 200, 12, 60, 10_000)
-FULL = Budget(2, 500, 50, 60, 5000, 150, 600, 10_000)
+QUICK = Budget(1, 40, 5, 12, 200, 12, 30, 8, 10_000)
+FULL = Budget(2, 500, 50, 60, 5000, 150, 600, 60, 10_000)
 CHOSEN = FULL if os.environ.get("EPA_TRUST") == "full" else QUICK

@@ -28,7 +28,8 @@ PROMISES = (
     Promise(
         "Exclusive",
         "a CPU has one owner, whoever asks at once",
-        f"{_FUNCTIONAL}/test_connections.py::test_concurrent_changes_never_grant_a_cpu_twice",
+        f"{_FAULTS}/test_exclusive.py"
+        "::test_no_cpu_has_two_owners_whatever_many_clients_do_at_once",
         "what was imported from the older daemon with two owners is shown so, and reported, until "
         "one of them releases",
     ),
@@ -76,7 +77,7 @@ PROMISES = (
     ),
     Promise(
         "Damage is never served",
-        "a flipped bit in the database or its log is refused, or changes nothing",
+        "a flipped bit in the database, its log or `acknowledged` is refused, or changes nothing",
         f"{_FAULTS}/test_damage.py::test_a_flipped_bit_is_refused_or_harmless",
         "the history of changes is not sealed; and after a power cut the file `acknowledged` may "
         "be older, so that damage to the last commits of the log looks as if they never were",

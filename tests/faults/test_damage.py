@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from epa_daemon import opening, schema, state_folder
+from epa_daemon import acknowledged, opening, schema, state_folder
 from epa_daemon.errors import CannotStart
 from epa_daemon.ledger import Ledger
 from tests.faults import stories, tally, witness
@@ -92,6 +92,27 @@ def test_a_flipped_bit_is_refused_or_harmless(kept: Kept):
         flips=CHOSEN.flips,
         refused=refused,
         served_wrongly=0,
+    )
+
+
+def test_a_flipped_bit_in_what_was_acknowledged_hides_no_loss(make_daemon: MakeDaemon):
+    """Beside a store that has lost its last changes, it is the only one that knows."""
+    daemon = make_daemon(stories.HOST, cpu_pool=stories.GENERAL).start()
+    truth = fill(daemon)
+    daemon.kill()
+    sound = daemon.folder / "sound"
+    shutil.copytree(daemon.state, sound)
+    (sound / LOG).unlink()
+    kept = Kept(daemon, sound, acknowledged.NAME, truth)
+    flips = 8 * (sound / acknowledged.NAME).stat().st_size
+    for bit in range(flips):
+        path = kept.restore() / acknowledged.NAME
+        data = bytearray(path.read_bytes())
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        assert opened(daemon.state) is None, f"bit {bit}: {bytes(data)}"
+    tally.add(
+        "test_a_flipped_bit_is_refused_or_harmless", flips=flips, refused=flips, served_wrongly=0
     )
 
 
