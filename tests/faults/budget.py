@@ -32,6 +32,6 @@ class Budget:
     closes: int
 
 
-QUICK = Budget(1, 40, 5, 12, 200, 12, 30, 8, 10_000)
+QUICK = Budget(1, 40, 5, 12, 200, 12, 60, 8, 10_000)
 FULL = Budget(2, 500, 50, 60, 5000, 150, 600, 60, 10_000)
 CHOSEN = FULL if os.environ.get("EPA_TRUST") == "full" else QUICK

@@ -448,7 +448,7 @@ def test_what_was_acknowledged_without_a_sum_is_evidence_too(tmp_path: Path):
     assert reopened(tmp_path) == FULL
     path.write_text(f"{store_id} {int(generation) + 1:020}\n")
     with pytest.raises(CannotStart, match="older than what was acknowledged"):
-        store.open_folder(tmp_path)
+        opening.open_folder(tmp_path)
 
 
 def test_what_was_acknowledged_and_cannot_be_read_says_what_to_do(tmp_path: Path):
