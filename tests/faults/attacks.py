@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable
 
 GIB = 1 << 30
-GROUP = "hostile"
-"""Of tests that are run one after the other, by one worker (pytest-xdist's `xdist_group`)."""
 
 
 def _connect(path: str) -> socket.socket:

@@ -27,12 +27,13 @@ from epa_daemon.ledger import Ledger
 from epa_daemon.protocol import ACTIONS
 from tests import host_trees
 from tests.faults import tally
-from tests.faults.attacks import ATTACKS, GROUP
+from tests.faults.attacks import ATTACKS
 from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
 from tests.functional.test_peers import NOBODY, needs_root
 
 # Each needs a core at least.
-pytestmark = pytest.mark.xdist_group(GROUP)
+# One after the other: they would be hostile to one another.
+pytestmark = pytest.mark.xdist_group("hostile")
 
 PROJECT = Path(__file__).parents[2]
 PAGES = {(0, 2048): (100_000, 100_000), (1, 2048): (100_000, 100_000)}

@@ -17,7 +17,8 @@ from tests.functional.test_ovs import CPU, OURS, WITHOUT_IT, StandIn
 from tests.functional.test_ovs import daemon as daemon
 from tests.functional.test_ovs import stand_in as stand_in
 
-pytestmark = test_ovs.pytestmark
+# A daemon moves the threads of all that look like Open vSwitch on this host: one after the other.
+pytestmark = [test_ovs.pytestmark, pytest.mark.xdist_group("ovs")]
 
 
 @pytest.fixture
