@@ -31,8 +31,7 @@ from tests.faults.attacks import ATTACKS
 from tests.functional.daemons import Daemon, MakeDaemon, read_to_end
 from tests.functional.test_peers import NOBODY, needs_root
 
-# Each needs a core at least.
-# One after the other: they would be hostile to one another.
+# Each needs a core at least, and would be hostile to the others: one after the other.
 pytestmark = pytest.mark.xdist_group("hostile")
 
 PROJECT = Path(__file__).parents[2]
