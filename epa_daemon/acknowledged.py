@@ -23,7 +23,7 @@ from epa_daemon.errors import CannotStart
 logger = logging.getLogger(__name__)
 
 NAME = "acknowledged"
-_LINE = re.compile("(([0-9a-f]{32}) ([0-9]{20}))(?: ([0-9a-f]{8}))?")
+_LINE = re.compile("(([0-9a-f]{32}) ([0-9]{20})) ([0-9a-f]{8})")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -85,8 +85,7 @@ def _sum(said: str) -> str:
 
 def _word(line: str) -> Word:
     found = _LINE.fullmatch(line)
-    # The line had no sum at first.
-    if not found or found[4] not in (None, _sum(found[1])):
+    if not found or found[4] != _sum(found[1]):
         raise ValueError("it is not what the daemon wrote")
     return Word(found[2], int(found[3]))
 
@@ -98,7 +97,11 @@ def leave(folder: Path, word: Word) -> None:
         OSError: it is not kept.
     """
     new = folder / f"{NAME}.new"
-    new.write_bytes(_line(word))
+    with new.open("wb") as file:
+        file.write(_line(word))
+        file.flush()
+        # The name is made durable soon, and must not be so before what it stands for.
+        os.fsync(file.fileno())
     os.replace(new, folder / NAME)
 
 

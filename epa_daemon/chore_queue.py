@@ -49,7 +49,7 @@ class ChoreQueue:
 
     @property
     def running(self) -> bool:
-        """Whether a chore has the store."""
+        """Whether a chore has the thread that commits."""
         return self._running
 
     def submit(self, answer: Answer, peer: Peer, respond: Respond, urgent: bool = False) -> None:

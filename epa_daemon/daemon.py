@@ -117,8 +117,8 @@ async def _drain(engine: Engine, server: Server) -> None:
         await asyncio.sleep(0.01)
     if engine.busy:
         logger.error(
-            "what is done with the store did not end within %.0f s; what a commit would have "
-            "granted was not acknowledged",
+            "what the thread that commits is doing did not end within %.0f s; what a commit would "
+            "have granted was not acknowledged",
             _GRACE_SECONDS,
         )
         logging.shutdown()

@@ -115,7 +115,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether changes wait for their commit, or something else is done with the store."""
+        """Whether changes wait for their commit, or something else is done in their thread."""
         return self._working or self._chores.running
 
     def start(self) -> None:
@@ -142,9 +142,12 @@ class Engine:
 
     def _chore(self, request: Chore | GetOvsAffinity) -> Callable[[], Reply]:
         if isinstance(request, GetOvsAffinity):
+            ovs = self._ovs
+            if not ovs:
+                return elsewhere
             # The look is the loop's.
-            report = self._ovs.reporter() if self._ovs else elsewhere
-            return lambda: _guarded(report)
+            host, _ = self._observer.look()
+            return lambda: _guarded(lambda: ovs.report(host))
         return lambda: _guarded(lambda: chores.answer(request, self._store, self._state))
 
     def _read(self, request: Request) -> Reply:

@@ -4,7 +4,7 @@
 """Keeps the threads of Open vSwitch where they should be, and puts them back in the end.
 
 All of it runs in the thread that commits: a look can then never undo what a grant has just done,
-and the replies to those who only read wait for none of it.
+and no reply waits for it but those to grants and to whoever asks for these threads.
 """
 
 import logging

@@ -36,7 +36,7 @@ _RESTORE_SECONDS = 10.0
 
 
 class Ovs:
-    """Open vSwitch on this host; used from the event loop."""
+    """Open vSwitch on this host; used from the event loop, but for `committed` and `report`."""
 
     def __init__(self, keeper: Keeper, committer: Committer, observer: Observer, path: Path):
         self._keeper = keeper
@@ -128,16 +128,11 @@ class Ovs:
         texts += self._keeper.problems.texts
         return [Problem(code="ovs-affinity", text=text) for text in texts]
 
-    def reporter(self) -> Callable[[], OvsAffinityReply]:
-        """Makes the report on the host of now.
+    def report(self, host: Host) -> OvsAffinityReply:
+        """The switch, and every thread as it is now.
 
         It reads the files of every process of the host, so it is for the thread that commits.
         """
-        host, _ = self._observer.look()
-        return lambda: self._report(host)
-
-    def _report(self, host: Host) -> OvsAffinityReply:
-        """The switch, and every thread as it is now."""
         unreadable: dict[str, str] = {}
         found = threads.Finder().find(lambda path, error: unreadable.update({path: str(error)}))
         return OvsAffinityReply(

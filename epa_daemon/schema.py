@@ -77,7 +77,7 @@ def check(connection: sqlite3.Connection) -> int:
         )
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise ValueError(f"it is damaged: {verdict}")
+        raise ValueError(f"it is damaged: {' '.join(verdict.split())}")
     return version
 
 

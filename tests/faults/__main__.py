@@ -67,10 +67,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _phases(quick: bool) -> list[list[str]]:
-    """What runs side by side, on two workers, the longest first.
+    """What runs side by side, on two workers: groups first, as xdist has it, then the longest.
 
-    Hostile clients stay on one worker, one after the other; in the full run they have the machine
-    alone.
+    Hostile clients are a group, one after the other; in the full run they have the machine alone.
     """
     hostile = "tests/faults/test_hostile.py"
     files = sorted(path.name for path in (PROJECT / "tests/faults").glob("test_*.py"))

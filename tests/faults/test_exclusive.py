@@ -82,6 +82,7 @@ def test_no_cpu_has_two_owners_whatever_many_clients_do_at_once(make_daemon: Mak
         assert known.lies(seen) == [], f"after kill -9, round {round_}, seed {CHOSEN.seed}"
         known.begin_anew(seen)
         assert observe(daemon, known, 0.1) > 0
+        assert known.wrong == [], f"after a start, round {round_}, seed {CHOSEN.seed}"
         daemon.stop()
         last, more = replay(daemon, last)
         reclaims += more

@@ -24,7 +24,7 @@ CARELESS_CUTS = 5
 # What a daemon says of a store that is not what it committed, and of nothing else.
 NOTICE = re.compile(
     "older than what was acknowledged|is missing although|does not hold what was committed"
-    "|is damaged|is malformed|is not a database"
+    "|is damaged|is malformed|is not a database|is not a store of this daemon"
 )
 
 

@@ -3,14 +3,17 @@
 
 """backup, restore, verify and repair."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -306,6 +309,68 @@ def test_nothing_is_begun_beside_a_daemon_whose_state_folder_is_gone(daemon: Dae
         assert "is missing although changes were acknowledged" in daemon.run().stderr
 
 
+def test_nothing_is_begun_beside_a_daemon_that_hangs_and_has_lost_its_folder(
+    daemon: Daemon,
+):
+    """Who listens and does not answer may be a daemon that knows what the folder had."""
+    assert daemon.process is not None
+    shutil.rmtree(daemon.state)
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        done = daemon.run()
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    assert done.returncode == 78
+    assert f"a daemon (pid {daemon.pid}) listens on" in done.stderr
+    assert "does not answer" in done.stderr
+    assert not daemon.state.exists()
+    assert daemon.owners() == HELD
+
+
+DRIP = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print(flush=True)
+while True:
+    connection = listener.accept()[0]
+    try:
+        for piece in sys.argv[2:]:
+            connection.sendall(piece.encode())
+            time.sleep(float(len(sys.argv) > 3))
+    except OSError:
+        pass
+    connection.close()
+"""
+
+
+@contextlib.contextmanager
+def saying(path: Path, *pieces: str) -> Generator[None]:
+    """Somebody at a socket who says this to whoever comes, a piece a second."""
+    command = [sys.executable, "-c", DRIP, str(path), *pieces]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("pieces", [['{"state":', *" " * 60], ['{"state":5}'], ["[]"], [""]])
+def test_who_else_is_at_the_socket_neither_hangs_nor_breaks_a_start(
+    make_daemon: MakeDaemon, pieces: list[str]
+):
+    daemon = make_daemon()
+    daemon.data.mkdir(exist_ok=True)
+    with saying(daemon.socket_path, *pieces):
+        done = daemon.run()
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr
+    assert str(daemon.socket_path) in done.stderr
+
+
 def test_verify_of_a_damaged_a_missing_and_a_newer_store(daemon: Daemon):
     daemon.stop()
     path = daemon.state / "ledger.db"
@@ -455,6 +520,35 @@ def test_a_restore_by_root_leaves_the_store_to_the_daemons_user(
     does(daemon, "restore", str(tmp_path / "saved"))
     assert {path.stat().st_uid for path in daemon.state.iterdir()} == {NOBODY}
     assert daemon.start().owners() == {"a": "2-3"}
+
+
+@needs_root
+def test_root_does_not_begin_anew_beside_another_users_daemon_whose_folder_is_gone(
+    make_daemon: MakeDaemon, tmp_path: Path
+):
+    daemon = make_daemon()
+    os.chown(daemon.folder, NOBODY, -1)
+    arguments = daemon.command()[3:]
+    daemon.command = lambda *_: as_user(NOBODY, *arguments)
+    daemon.start().ask("allocate_cores", service_name="a", num_of_cores=2)
+    does(daemon, "backup", str(tmp_path / "saved"))
+    daemon.ask("allocate_cores", service_name="late", num_of_cores=1)
+    shutil.rmtree(daemon.state)
+    text = fails(daemon, "restore", str(tmp_path / "saved"), code=78)
+    assert f"a daemon (pid {daemon.pid}) runs whose state folder" in text
+    assert not daemon.state.exists()
+
+
+@needs_root
+def test_a_command_that_is_refused_gives_nothing_of_roots_away(daemon: Daemon, tmp_path: Path):
+    daemon.stop()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "secret").write_text("root's")
+    os.chown(home, NOBODY, -1)
+    done = run(daemon, "repair", "--state", str(home), "--release", '"x"')
+    assert done.returncode != 0
+    assert (home / "secret").stat().st_uid == 0
 
 
 @needs_root

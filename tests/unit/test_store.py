@@ -439,18 +439,6 @@ def test_an_older_copy_of_the_same_store_is_evidence(tmp_path: Path):
         opening.open_folder(tmp_path)
 
 
-def test_what_was_acknowledged_without_a_sum_is_evidence_too(tmp_path: Path):
-    """As the first daemons with such a file wrote it."""
-    filled(tmp_path)
-    path = tmp_path / "acknowledged"
-    store_id, generation, _ = path.read_text().split()
-    path.write_text(f"{store_id} {generation}\n")
-    assert reopened(tmp_path) == FULL
-    path.write_text(f"{store_id} {int(generation) + 1:020}\n")
-    with pytest.raises(CannotStart, match="older than what was acknowledged"):
-        opening.open_folder(tmp_path)
-
-
 def test_what_was_acknowledged_and_cannot_be_read_says_what_to_do(tmp_path: Path):
     filled(tmp_path)
     (tmp_path / "acknowledged").write_text("nonsense")
