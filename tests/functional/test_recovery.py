@@ -505,15 +505,19 @@ def test_another_user_is_told_so(either: Daemon, name: str):
     assert not os.path.exists("/tmp/never-made")
 
 
+def of_nobody(daemon: Daemon) -> Daemon:
+    """A daemon that an ordinary user runs, in a folder of its own."""
+    os.chown(daemon.folder, NOBODY, -1)
+    arguments = daemon.command()[3:]
+    daemon.command = lambda *_: as_user(NOBODY, *arguments)
+    return daemon
+
+
 @needs_root
 def test_a_restore_by_root_leaves_the_store_to_the_daemons_user(
     make_daemon: MakeDaemon, tmp_path: Path
 ):
-    daemon = make_daemon()
-    os.chown(daemon.folder, NOBODY, -1)
-    arguments = daemon.command()[3:]
-    daemon.command = lambda *_: as_user(NOBODY, *arguments)
-    daemon.start()
+    daemon = of_nobody(make_daemon()).start()
     daemon.ask("allocate_cores", service_name="a", num_of_cores=2)
     does(daemon, "backup", str(tmp_path / "saved"))
     daemon.stop()
@@ -526,11 +530,8 @@ def test_a_restore_by_root_leaves_the_store_to_the_daemons_user(
 def test_root_does_not_begin_anew_beside_another_users_daemon_whose_folder_is_gone(
     make_daemon: MakeDaemon, tmp_path: Path
 ):
-    daemon = make_daemon()
-    os.chown(daemon.folder, NOBODY, -1)
-    arguments = daemon.command()[3:]
-    daemon.command = lambda *_: as_user(NOBODY, *arguments)
-    daemon.start().ask("allocate_cores", service_name="a", num_of_cores=2)
+    daemon = of_nobody(make_daemon()).start()
+    daemon.ask("allocate_cores", service_name="a", num_of_cores=2)
     does(daemon, "backup", str(tmp_path / "saved"))
     daemon.ask("allocate_cores", service_name="late", num_of_cores=1)
     shutil.rmtree(daemon.state)
@@ -556,12 +557,10 @@ def test_a_command_that_is_refused_gives_nothing_of_roots_away(daemon: Daemon, t
 def test_what_root_begins_and_does_not_do_keeps_the_daemons_user_from_nothing(
     make_daemon: MakeDaemon, name: str
 ):
-    daemon = make_daemon()
-    for folder in (daemon.folder, daemon.data, daemon.state):
+    daemon = of_nobody(make_daemon())
+    for folder in (daemon.data, daemon.state):
         folder.mkdir(exist_ok=True)
         os.chown(folder, NOBODY, -1)
-    arguments = daemon.command()[3:]
-    daemon.command = lambda *_: as_user(NOBODY, *arguments)
     no_backup = daemon.folder / "no-backup"
     no_backup.write_text("7")
     match name:
