@@ -3,9 +3,12 @@
 
 """Power cuts that lose the disk's caches, under load: what was acknowledged is there."""
 
+import contextlib
 import itertools
 import random
 import re
+import shutil
+import sqlite3
 from pathlib import Path
 
 from epa_daemon import state_folder
@@ -25,6 +28,7 @@ CARELESS_CUTS = 5
 NOTICE = re.compile(
     "older than what was acknowledged|is missing although|does not hold what was committed"
     "|is damaged|is malformed|is not a database|is not a store of this daemon"
+    "|the store .* cannot be read|were acknowledged, cannot be read"
 )
 
 
@@ -106,6 +110,14 @@ def test_a_daemon_that_does_not_start_for_another_reason_is_not_found_out(
     daemon.ask("allocate_cores", service_name="a", num_of_cores=1)
     assert not notices_a_loss(daemon.run().stderr), "another daemon runs"
     daemon.kill()
+    whole = daemon.folder / "whole"
+    shutil.copytree(daemon.state, whole)
+    with contextlib.closing(sqlite3.connect(daemon.state / state_folder.DATABASE)) as torn:
+        torn.execute("DELETE FROM services")
+        torn.commit()
+    assert notices_a_loss(daemon.run().stderr), "claims without the page of their service"
+    shutil.rmtree(daemon.state)
+    whole.rename(daemon.state)
     log = daemon.state / f"{state_folder.DATABASE}-wal"
     log.unlink()
     assert notices_a_loss(daemon.run().stderr)
